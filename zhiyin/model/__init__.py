@@ -1,0 +1,1 @@
+"""The network in PyTorch, and weights in and out (extra `train`)."""

@@ -1,0 +1,117 @@
+"""Sizes of the three components; the same record is written to `config.json` of a checkpoint."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from zhiyin.errors import UserError
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A Whisper-style encoder: two convolutions, sinusoid positions, pre-norm blocks.
+
+    The defaults are Whisper-medium as OSUM uses it; `conv_strides` (2, 2) halves the frame rate once more.
+    """
+
+    num_mels: int = 80
+    width: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    ffn_width: int = 4096
+    max_positions: int = 1500
+    conv_strides: tuple[int, int] = (1, 2)
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """Causal convolutions, a small transformer and a linear layer into the decoder's width (OSUM's adapter)."""
+
+    conv_strides: tuple[int, ...] = (1, 2, 2)
+    width: int = 1024
+    num_layers: int = 4
+    num_heads: int = 4
+    ffn_width: int = 2560
+    max_positions: int = 5000
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """One decoder for Qwen2, Qwen3, Llama and openPangu; the switches below are all in which they differ."""
+
+    vocab_size: int = 152064
+    width: int = 3584
+    num_layers: int = 28
+    num_heads: int = 28
+    num_kv_heads: int = 4
+    head_width: int = 128
+    ffn_width: int = 18944
+    rope_theta: float = 1_000_000.0
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True  # Qwen2, openPangu
+    out_bias: bool = False  # openPangu
+    qk_norm: bool = False  # Qwen3
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole speech language model.
+
+    Attributes:
+        family: ``zhiyin`` (own recipe), ``osum`` or ``osum-pangu``: which prompts and replies it speaks.
+        ctc: whether a CTC head sits on the encoder.
+        eos_id: token that ends a reply.
+    """
+
+    encoder: EncoderConfig = EncoderConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    family: str = "zhiyin"
+    ctc: bool = False
+    eos_id: int = 151643
+
+    @property
+    def frames_per_vector(self) -> int:
+        """Mel frames (10 ms each) that become one speech vector."""
+        stride = 1
+        for step in (*self.encoder.conv_strides, *self.projector.conv_strides):
+            stride *= step
+        return stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "ModelConfig":
+        """Read `to_dict`'s record.
+
+        Raises:
+            UserError: a field is unknown, named with the closest ones that exist.
+        """
+        return _read(cls, record, "model config")
+
+
+def _read(cls: Any, record: Any, where: str) -> Any:
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a table of settings was expected, got {record!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(record) - set(hints))
+    if unknown:
+        raise UserError(f"{where}: no setting '{unknown[0]}'; known: {', '.join(hints)}")
+    values = {}
+    for name, value in record.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            value = _read(kind, value, f"{where}.{name}")
+        elif typing.get_origin(kind) is tuple:
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)

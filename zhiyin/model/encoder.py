@@ -1,0 +1,130 @@
+"""Whisper-style speech encoder for audio of any length.
+
+Shapes: `B` batch, `M` mel bins, `F` mel frames, `T` encoder frames, `E` encoder width.
+Source: OpenAI whisper `model.py` (AudioEncoder); OSUM runs it on the real length, without padding to 30 s.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from zhiyin.model.config import EncoderConfig
+
+
+def sinusoids(num_positions: int, width: int, *, max_timescale: float = 10_000.0) -> Tensor:
+    """Whisper's position table: sines in the first half of the width, cosines in the second. [positions, width]"""
+    half = width // 2
+    scale = torch.exp(-math.log(max_timescale) / (half - 1) * torch.arange(half))
+    angle = torch.arange(num_positions)[:, None] * scale[None, :]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def length_mask(lengths_B: Tensor, size: int) -> Tensor:
+    """True where a frame belongs to the utterance. [B, size]"""
+    return torch.arange(size, device=lengths_B.device)[None, :] < lengths_B[:, None]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over a whole sequence; Whisper's has no bias on the key projection."""
+
+    def __init__(self, width: int, num_heads: int, *, key_bias: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=key_bias)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BTE: Tensor, mask_BT: Tensor, dropout: float = 0.0) -> Tensor:
+        """Attend; frames where the mask is False are not seen."""
+        b, t, e = x_BTE.shape
+
+        def heads(y: Tensor) -> Tensor:
+            return y.view(b, t, self.num_heads, e // self.num_heads).transpose(1, 2)
+
+        y = fn.scaled_dot_product_attention(
+            heads(self.query(x_BTE)),
+            heads(self.key(x_BTE)),
+            heads(self.value(x_BTE)),
+            attn_mask=mask_BT[:, None, None, :],
+            dropout_p=dropout if self.training else 0.0,
+        )
+        return self.out(y.transpose(1, 2).reshape(b, t, e))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; `activation` is the only thing encoder and projector differ in."""
+
+    def __init__(
+        self, width: int, num_heads: int, ffn_width: int, *, eps: float, activation: str, key_bias: bool, dropout: float
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = SelfAttention(width, num_heads, key_bias=key_bias)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, ffn_width)
+        self.fc2 = nn.Linear(ffn_width, width)
+        self.activation = fn.gelu if activation == "gelu" else fn.relu
+        self.dropout = dropout
+
+    def forward(self, x_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """One block, same shape out."""
+        x = x_BTE + self._drop(self.attn(self.norm1(x_BTE), mask_BT, self.dropout))
+        return x + self._drop(self.fc2(self._drop(self.activation(self.fc1(self.norm2(x))))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return fn.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Encoder(nn.Module):
+    """Log-mel features to encoder frames, any length, correct under batching.
+
+    A batch gives each utterance what it would get alone: lengths are ceil(F / stride) and the activated output of
+    the first convolution is set to zero at padded frames, where the utterance alone would see zero padding.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.num_mels, config.width, 3, stride=config.conv_strides[0], padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=config.conv_strides[1], padding=1)
+        self.register_buffer("positions", sinusoids(config.max_positions, config.width))
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                config.ffn_width,
+                eps=config.norm_eps,
+                activation="gelu",
+                key_bias=False,
+                dropout=config.dropout,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+
+    def forward(self, mel_BMF: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a right-padded batch.
+
+        Args:
+            mel_BMF: log-mel features; what stands in padded frames does not matter.
+            frames_B: valid frames per utterance.
+
+        Returns:
+            Encoder frames [B, T, E] and their valid lengths [B].
+        """
+        x = mel_BMF * length_mask(frames_B, mel_BMF.shape[2])[:, None, :].to(mel_BMF.dtype)
+        lengths = frames_B
+        for conv, stride in zip((self.conv1, self.conv2), self.config.conv_strides, strict=True):
+            x = fn.gelu(conv(x))
+            lengths = (lengths + stride - 1) // stride
+            x = x * length_mask(lengths, x.shape[2])[:, None, :].to(x.dtype)
+        mask = length_mask(lengths, x.shape[2])
+        x = x.transpose(1, 2) + self.positions[: x.shape[2]].to(x.dtype)
+        if self.config.dropout:
+            x = fn.dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x), lengths

@@ -1,0 +1,68 @@
+"""OSUM's adapter: encoder frames to vectors in the decoder's embedding space.
+
+Shapes: `B` batch, `T` encoder frames, `E` encoder width, `S` speech vectors, `D` decoder width.
+Source: OSUM `wenet/llm_asr/downsampler.py` and its 4-layer wenet TransformerEncoder (ReLU, sqrt-scaled input).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from zhiyin.model.config import ProjectorConfig
+from zhiyin.model.encoder import Block, length_mask
+
+
+def interleaved_sinusoids(num_positions: int, width: int) -> Tensor:
+    """The position table of "Attention is all you need": sine and cosine alternate. [positions, width]"""
+    scale = torch.exp(torch.arange(0, width, 2) * -(math.log(10_000.0) / width))
+    angle = torch.arange(num_positions)[:, None] * scale[None, :]
+    table = torch.zeros(num_positions, width)
+    table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()
+    return table
+
+
+class Projector(nn.Module):
+    """Causal convolutions (each padded on the left only), transformer blocks, one linear layer."""
+
+    def __init__(self, config: ProjectorConfig, encoder_width: int, decoder_width: int):
+        super().__init__()
+        self.config = config
+        self.convs = nn.ModuleList(
+            nn.Conv1d(encoder_width, encoder_width, 3, stride=stride) for stride in config.conv_strides
+        )
+        self.input = nn.Linear(encoder_width, config.width)
+        self.input_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.register_buffer("positions", interleaved_sinusoids(config.max_positions, config.width))
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                config.ffn_width,
+                eps=config.norm_eps,
+                activation="relu",
+                key_bias=True,
+                dropout=config.dropout,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.out = nn.Linear(config.width, decoder_width)
+
+    def forward(self, x_BTE: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Shorten and project.
+
+        Returns:
+            Speech vectors [B, S, D] and their valid counts [B].
+        """
+        x, lengths = x_BTE.transpose(1, 2), frames_B
+        for conv, stride in zip(self.convs, self.config.conv_strides, strict=True):
+            x = fn.gelu(conv(fn.pad(x, (2, 0))))
+            lengths = (lengths + stride - 1) // stride
+        x = self.input_norm(self.input(x.transpose(1, 2)))
+        x = x * math.sqrt(self.config.width) + self.positions[: x.shape[1]].to(x.dtype)
+        mask = length_mask(lengths, x.shape[1])
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.out(self.norm(x)), lengths

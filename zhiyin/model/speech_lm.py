@@ -1,0 +1,117 @@
+"""The speech language model: encoder, projector and decoder, with speech vectors placed in the prompt.
+
+One row of a batch reads ``[before] [begin] [speech] [end] [after] [target eos]``; training looks at the target only.
+Shapes: `B` batch, `M` mel bins, `F` mel frames, `T` encoder frames, `S` speech vectors, `N` sequence, `D` width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from zhiyin.model.config import ModelConfig
+from zhiyin.model.decoder import Decoder
+from zhiyin.model.encoder import Encoder
+from zhiyin.model.projector import Projector
+
+IGNORE = -100  # label value without loss, as in torch and transformers
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one sequence; `target` is empty at generation and ends with the end token in training."""
+
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
+    target: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A right-padded batch for the decoder."""
+
+    embeds_BND: Tensor
+    labels_BN: Tensor  # token id to be predicted *at* this place, IGNORE elsewhere
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the encoder and projector made of a batch of audio."""
+
+    encoded_BTE: Tensor
+    encoded_lengths_B: Tensor
+    vectors_BSD: Tensor
+    vector_counts_B: Tensor
+
+
+class SpeechLM(nn.Module):
+    """Encoder, projector, decoder, two marker vectors around the speech, and an optional CTC head."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.projector = Projector(config.projector, config.encoder.width, config.decoder.width)
+        self.decoder = Decoder(config.decoder)
+        self.markers = nn.Parameter(torch.zeros(2, config.decoder.width))  # begin, end of speech
+        if config.ctc:
+            self.ctc = nn.Linear(config.encoder.width, config.decoder.vocab_size)
+
+    def listen(self, mel_BMF: Tensor, frames_B: Tensor) -> Speech:
+        """Run encoder and projector on a right-padded batch of log-mel features."""
+        encoded, encoded_lengths = self.encoder(mel_BMF, frames_B)
+        vectors, counts = self.projector(encoded, encoded_lengths)
+        return Speech(encoded, encoded_lengths, vectors, counts)
+
+    def assemble(self, speech: Speech | None, rows: Sequence[Row]) -> Sequences:
+        """Put each row's tokens around its speech vectors; without speech, a text-only row."""
+        embeds, labels = [], []
+        for i, row in enumerate(rows):
+            parts = [self._embed(row.before)]
+            if speech is not None:
+                vectors = speech.vectors_BSD[i, : int(speech.vector_counts_B[i])]
+                begin, end = self.markers.to(vectors.dtype)
+                parts += [begin[None], vectors, end[None]]
+            parts += [self._embed(row.after), self._embed(row.target)]
+            embeds.append(torch.cat([part.to(self.markers.dtype) for part in parts]))
+            label = torch.full((len(embeds[-1]),), IGNORE, device=self.markers.device)
+            if row.target:
+                label[-len(row.target) :] = torch.as_tensor(row.target, device=label.device)
+            labels.append(label)
+        return Sequences(
+            nn.utils.rnn.pad_sequence(embeds, batch_first=True),
+            nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+            tuple(len(row) for row in embeds),
+        )
+
+    def loss(self, sequences: Sequences, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Cross-entropy per target token, averaged over the whole batch, and the logits [tokens, V] behind it."""
+        hidden = self.decoder(sequences.embeds_BND)[:, :-1]
+        labels = sequences.labels_BN[:, 1:]
+        scored = labels != IGNORE
+        logits = self.decoder.logits(hidden[scored]).float()
+        return fn.cross_entropy(logits, labels[scored], label_smoothing=label_smoothing), logits
+
+    def ctc_loss(self, speech: Speech, targets: Sequence[Sequence[int]]) -> Tensor:
+        """Connectionist temporal classification loss per target token; id 0 is the blank.
+
+        Rows without a target are left out; rows too long for their audio add nothing.
+        Source: Graves et al. 2006, by `torch.nn.functional.ctc_loss`.
+        """
+        keep = [i for i, target in enumerate(targets) if len(target)]
+        if not keep:
+            return speech.encoded_BTE.new_zeros(())
+        logits = self.ctc(speech.encoded_BTE[keep]).float().log_softmax(-1).transpose(0, 1)
+        flat = torch.as_tensor([token for i in keep for token in targets[i]], device=logits.device)
+        sizes = torch.as_tensor([len(targets[i]) for i in keep], device=logits.device)
+        total = fn.ctc_loss(
+            logits, flat, speech.encoded_lengths_B[keep], sizes, blank=0, reduction="sum", zero_infinity=True
+        )
+        return total / sizes.sum()
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        index = torch.as_tensor(list(ids), dtype=torch.long, device=self.markers.device)
+        return self.decoder.embed_tokens(index)

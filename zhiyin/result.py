@@ -1,0 +1,78 @@
+"""What comes back: words, segments and the result of a recording. The one schema of CLI, Python and server."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with its times in the recording; `source` says where the times come from (`model`, `ctc`, `vad`)."""
+
+    text: str
+    start_s: float
+    end_s: float
+    source: str = "model"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A timed piece of the recording and all that was understood of it.
+
+    `unparsed` holds pieces of the model's reply that fit no task asked; they are shown, never guessed at.
+    `guards` names what a guard did to the text (e.g. ``repetition cut``).
+    """
+
+    start_s: float
+    end_s: float
+    text: str = ""
+    words: tuple[Word, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    answer: str = ""
+    translation: str = ""
+    tasks: tuple[str, ...] = ()
+    unparsed: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything understood of one recording, and what really ran.
+
+    Attributes:
+        source: file name or ``<bytes>``, ``<array>``, ``<stdin>``.
+        duration_s: length of the decoded audio.
+        tasks: task ids that were asked or, for a plain-language instruction, understood.
+        text: transcript of all segments joined.
+        labels: task id -> label of the whole recording, by speech time; segments keep their own.
+        answer: text answers of all segments joined.
+        translation: translations of all segments joined.
+        segments: timed pieces, in order.
+        unparsed: all segments' unparsed pieces.
+        instruction: the plain-language request, if any.
+        model: name of the model that answered.
+        backend: how it was executed (``onnx``, ``eager``).
+        device: where it really ran, with the reason, e.g. ``cpu (auto: no other device)``.
+        processing_s: wall time spent on this recording.
+        notes: anything the user should know (a cut, a clipped channel, an unreadable tail).
+    """
+
+    source: str
+    duration_s: float
+    tasks: tuple[str, ...]
+    text: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    answer: str = ""
+    translation: str = ""
+    segments: tuple[Segment, ...] = ()
+    unparsed: tuple[str, ...] = ()
+    instruction: str = ""
+    model: str = ""
+    backend: str = ""
+    device: str = ""
+    processing_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)

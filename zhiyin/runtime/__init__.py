@@ -1,0 +1,1 @@
+"""Runs the three components anywhere behind one small protocol; generation and batching above it."""

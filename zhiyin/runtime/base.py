@@ -1,0 +1,104 @@
+"""The protocol every backend speaks, and what is known of a model before it runs.
+
+Shapes: `M` mel bins, `F` mel frames, `S` speech vectors, `D` decoder width, `V` vocabulary, `T` encoder frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a backend runs and why it was chosen, e.g. ``Device("cpu", "auto: no other device")``."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a bundle or checkpoint says of itself (`bundle.json`, or the checkpoint's `config.json`).
+
+    Attributes:
+        name: shown to users, e.g. ``pocket``.
+        family: prompt and reply dialect: ``zhiyin``, ``osum``, ``osum-pangu``.
+        tasks: task ids the model can do.
+        labels: task id -> label set of this model, where it differs from the table.
+        languages: ISO codes.
+        num_mels: mel bins it wants.
+        frames_per_vector: mel frames per speech vector.
+        max_window_s: longest audio it sees at once.
+        max_tokens: places in the decoder's key/value cache (prompt, speech and reply together).
+        eos_id: token that ends a reply.
+        time_step_s: resolution of its word times.
+        can_follow_instructions: whether plain-language requests are understood.
+        precision: ``float32``, ``float16`` or ``int8`` of the weights.
+        licence: of the weights.
+        extra: free facts for `zhiyin info` (parameters, revision, figures).
+    """
+
+    name: str
+    family: str
+    tasks: tuple[str, ...]
+    eos_id: int
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    languages: tuple[str, ...] = ()
+    num_mels: int = 80
+    frames_per_vector: int = 8
+    max_window_s: float = 15.0
+    max_tokens: int = 512
+    time_step_s: float = 0.01
+    can_follow_instructions: bool = False
+    precision: str = "float32"
+    licence: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One utterance after encoder and projector."""
+
+    vectors_SD: Float32
+    ctc_TV: Float32 | None = None  # logits of the CTC head, where the model has one
+
+
+class Session(Protocol):
+    """One running generation: a batch of sequences and their key/value cache."""
+
+    def extend(self, embeds: Sequence[Float32]) -> Float32:
+        """Add embeddings [n, D] to each sequence (rows may differ in n); logits [B, V] after each one's last."""
+        ...
+
+
+class Backend(Protocol):
+    """Runs a model's components; knows nothing of tasks, files or text."""
+
+    name: str
+    device: Device
+    spec: ModelSpec
+
+    def encode(self, mels: Sequence[Float32]) -> list[Encoded]:
+        """Encoder and projector (and CTC head) on features [M, F] of any lengths."""
+        ...
+
+    def embed(self, ids: Sequence[int]) -> Float32:
+        """Token embeddings [n, D]."""
+        ...
+
+    @property
+    def markers(self) -> Float32:
+        """The begin and end of speech vectors [2, D]."""
+        ...
+
+    def start(self, batch: int) -> Session:
+        """An empty cache for `batch` sequences."""
+        ...

@@ -1,0 +1,1 @@
+"""Scoring normalisation and guards against invented text."""

@@ -1,0 +1,1 @@
+"""Stages as data and a loop that reads top to bottom (extra `train`)."""
