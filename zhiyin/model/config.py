@@ -1,11 +1,21 @@
 """Sizes of the three components; the same record is written to `config.json` of a checkpoint."""
 
 import dataclasses
-import typing
 from dataclasses import dataclass
 from typing import Any
 
+from zhiyin.config import build
 from zhiyin.errors import UserError
+
+
+def _check_parts(config: Any, whole: str, parts: str | int) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and value < 1:
+            raise UserError(f"{type(config).__name__}: {field.name} is {value}; at least 1 is needed")
+    count = parts if isinstance(parts, int) else getattr(config, parts)
+    if getattr(config, whole) % count:
+        raise UserError(f"{type(config).__name__}: {whole} {getattr(config, whole)} is no multiple of {parts} {count}")
 
 
 @dataclass(frozen=True)
@@ -21,9 +31,13 @@ class EncoderConfig:
     num_heads: int = 16
     ffn_width: int = 4096
     max_positions: int = 1500
+    stored_positions: bool = False  # the checkpoint brings its own table (a bf16 engine rounded it)
     conv_strides: tuple[int, int] = (1, 2)
     norm_eps: float = 1e-5
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_parts(self, "width", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,12 @@ class ProjectorConfig:
     num_heads: int = 4
     ffn_width: int = 2560
     max_positions: int = 5000
+    stored_positions: bool = False  # as in the encoder
     norm_eps: float = 1e-5
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_parts(self, "width", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,10 @@ class DecoderConfig:
     qk_norm: bool = False  # Qwen3
     tie_embeddings: bool = False
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_parts(self, "num_heads", "num_kv_heads")
+        _check_parts(self, "head_width", 2)  # rotary positions turn pairs
 
 
 @dataclass(frozen=True)
@@ -96,22 +118,4 @@ class ModelConfig:
         Raises:
             UserError: a field is unknown, named with the closest ones that exist.
         """
-        return _read(cls, record, "model config")
-
-
-def _read(cls: Any, record: Any, where: str) -> Any:
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: a table of settings was expected, got {record!r}")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(record) - set(hints))
-    if unknown:
-        raise UserError(f"{where}: no setting '{unknown[0]}'; known: {', '.join(hints)}")
-    values = {}
-    for name, value in record.items():
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            value = _read(kind, value, f"{where}.{name}")
-        elif typing.get_origin(kind) is tuple:
-            value = tuple(value)
-        values[name] = value
-    return cls(**values)
+        return build(cls, record, "model config")

@@ -8,6 +8,8 @@ key/value cache of fixed size (generation, export). `extend` uses only what stat
 is written by a one-hot product, so there is no scatter, no branch and no loop in the exported graph.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
@@ -77,7 +79,14 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def extend(
-        self, x_BND: Tensor, cos: Tensor, sin: Tensor, write_BNC: Tensor, bias_BNC: Tensor, k_BGCK: Tensor, v_BGCK: Tensor
+        self,
+        x_BND: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        write_BNC: Tensor,
+        bias_BNC: Tensor,
+        k_BGCK: Tensor,
+        v_BGCK: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens against a cache: write them, then attend to what `bias_BNC` leaves visible."""
         q, k, v = self.project(x_BND, cos, sin)
@@ -124,7 +133,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
+            Layer(config) for _ in range(config.num_layers)
+        )
         self.norm = RMSNorm(config.width, config.norm_eps)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)

@@ -14,10 +14,13 @@ from zhiyin.model.config import EncoderConfig
 
 
 def sinusoids(num_positions: int, width: int, *, max_timescale: float = 10_000.0) -> Tensor:
-    """Whisper's position table: sines in the first half of the width, cosines in the second. [positions, width]"""
+    """Whisper's position table: sines in the first half of the width, cosines in the second. [positions, width]
+
+    On the CPU even inside ``torch.device("meta")``, so that a model built without weights still has its table.
+    """
     half = width // 2
-    scale = torch.exp(-math.log(max_timescale) / (half - 1) * torch.arange(half))
-    angle = torch.arange(num_positions)[:, None] * scale[None, :]
+    scale = torch.exp(-math.log(max_timescale) / (half - 1) * torch.arange(half, device="cpu"))
+    angle = torch.arange(num_positions, device="cpu")[:, None] * scale[None, :]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -90,7 +93,9 @@ class Encoder(nn.Module):
         self.config = config
         self.conv1 = nn.Conv1d(config.num_mels, config.width, 3, stride=config.conv_strides[0], padding=1)
         self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=config.conv_strides[1], padding=1)
-        self.register_buffer("positions", sinusoids(config.max_positions, config.width))
+        self.positions: Tensor
+        table = sinusoids(config.max_positions, config.width)
+        self.register_buffer("positions", table, persistent=config.stored_positions)
         self.blocks = nn.ModuleList(
             Block(
                 config.width,

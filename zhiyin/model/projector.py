@@ -15,10 +15,13 @@ from zhiyin.model.encoder import Block, length_mask
 
 
 def interleaved_sinusoids(num_positions: int, width: int) -> Tensor:
-    """The position table of "Attention is all you need": sine and cosine alternate. [positions, width]"""
-    scale = torch.exp(torch.arange(0, width, 2) * -(math.log(10_000.0) / width))
-    angle = torch.arange(num_positions)[:, None] * scale[None, :]
-    table = torch.zeros(num_positions, width)
+    """The position table of "Attention is all you need": sine and cosine alternate. [positions, width]
+
+    On the CPU even inside ``torch.device("meta")``, as `encoder.sinusoids`.
+    """
+    scale = torch.exp(torch.arange(0, width, 2, device="cpu") * -(math.log(10_000.0) / width))
+    angle = torch.arange(num_positions, device="cpu")[:, None] * scale[None, :]
+    table = torch.zeros(num_positions, width, device="cpu")
     table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()
     return table
 
@@ -34,7 +37,9 @@ class Projector(nn.Module):
         )
         self.input = nn.Linear(encoder_width, config.width)
         self.input_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.register_buffer("positions", interleaved_sinusoids(config.max_positions, config.width))
+        self.positions: Tensor
+        table = interleaved_sinusoids(config.max_positions, config.width)
+        self.register_buffer("positions", table, persistent=config.stored_positions)
         self.blocks = nn.ModuleList(
             Block(
                 config.width,

@@ -8,6 +8,9 @@ Grammar of a target, in this order (`parse.py` reads it back)::
     label      = "<happy>"                        one per label task, table order
     answer     = "<answer>" text                  sttc; the mark is left out when nothing comes before it
     translation= "<translation>" text             ast; likewise
+
+A request that no task fits is answered with ``<none>`` alone. Other model families write the same things with other
+names and marks: see `dialect.py`.
 """
 
 import re
@@ -15,10 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zhiyin.errors import UserError
+from zhiyin.tasks.dialect import ZHIYIN, Dialect
 from zhiyin.tasks.table import Task
 
-ANSWER_MARK = "<answer>"
-TRANSLATION_MARK = "<translation>"
+ANSWER_MARK = ZHIYIN.answer_mark
+TRANSLATION_MARK = ZHIYIN.translation_mark
+NO_TASK = "<none>"
 
 
 @dataclass(frozen=True)
@@ -41,58 +46,77 @@ class Truth:
     translation: str = ""
 
 
-def tags(tasks: Sequence[Task]) -> str:
-    """The tag string of a combination, e.g. ``<asr><ser>``; also the prompt of the tag form."""
-    return "".join(task.tag for task in tasks)
+def tags(tasks: Sequence[Task], *, dialect: Dialect = ZHIYIN) -> str:
+    """The tag string of a combination, e.g. ``<asr><ser>``; also the prompt of the tag form. ``<none>`` for no task."""
+    return dialect.tag_gap.join(dialect.tag(task) for task in dialect.ordered(tasks)) or NO_TASK
 
 
-def target(tasks: Sequence[Task], truth: Truth, *, with_tags: bool = False, time_step_s: float = 0.01) -> str:
+def target(
+    tasks: Sequence[Task],
+    truth: Truth,
+    *,
+    with_tags: bool = False,
+    time_step_s: float | None = None,
+    dialect: Dialect = ZHIYIN,
+) -> str:
     """What the model must say for `tasks`, without the end token.
 
     Args:
-        tasks: rows from `table.select`, in table order.
+        tasks: rows from `table.select`, in table order; none when no task fits the request (plain-language form only).
         truth: what is known; every label task asked must have a label.
         with_tags: the plain-language form, in which the reply begins with the task tags.
-        time_step_s: times are rounded to this step (a small model has one token per step).
+        time_step_s: times are rounded to this step (a small model has one token per step); by default the dialect's.
+        dialect: names and marks to write with.
 
     Raises:
-        UserError: a label is missing or not in the task's set, or a text holds ``<`` or ``>``.
+        UserError: a label is missing or not in the task's set, a text holds ``<`` or ``>``, or the words have no text
+            or go back in time.
     """
-    out = [tags(tasks) if with_tags else ""]
+    out = [tags(tasks, dialect=dialect) if with_tags else ""]
     kinds = {task.kind for task in tasks}
     if "words" in kinds:
-        out.append(timed(truth.words, time_step_s=time_step_s))
+        out.append(timed(truth.words, time_step_s=time_step_s, dialect=dialect))
     elif "text" in kinds:
         out.append(_plain(truth.text, "text"))
-    for task in tasks:
+    for task in dialect.ordered(tasks):
         if task.kind == "label":
             out.append(f"<{_label(task, truth.labels)}>")
     said = len(tasks) > 1
     if "answer" in kinds:
-        out.append((ANSWER_MARK if said else "") + _plain(truth.answer, "answer"))
+        out.append((dialect.answer_mark if said else "") + _plain(truth.answer, "answer"))
     if "translation" in kinds:
-        out.append((TRANSLATION_MARK if said else "") + _plain(truth.translation, "translation"))
+        out.append((dialect.translation_mark if said else "") + _plain(truth.translation, "translation"))
     return "".join(out)
 
 
-def timed(words: Sequence[TimedWord], *, time_step_s: float = 0.01) -> str:
+def timed(words: Sequence[TimedWord], *, time_step_s: float | None = None, dialect: Dialect = ZHIYIN) -> str:
     """Words with boundaries; neighbours that touch share one, a gap shows two.
 
     >>> timed([TimedWord("turn", 0.0, 0.32), TimedWord("left", 0.32, 0.61)])
     '<0.00>turn<0.32>left<0.61>'
+
+    Raises:
+        UserError: a word has no text, or a time goes back.
     """
+    step_s = dialect.time_step_s if time_step_s is None else time_step_s
     out: list[str] = []
-    last = ""
+    last, last_s = "", 0.0
     for word in words:
-        start, end = _mark(word.start_s, time_step_s), _mark(word.end_s, time_step_s)
-        out.append(_plain(word.text, "word") if start == last else start + _plain(word.text, "word"))
+        text, start_s, end_s = _plain(word.text, "word"), _rounded(word.start_s, step_s), _rounded(word.end_s, step_s)
+        if not text or not last_s <= start_s <= end_s:
+            raise UserError(
+                f"word {word.text!r} at {word.start_s} to {word.end_s} s, after a time of {last_s:.2f} s, cannot be "
+                "written: a word needs text and times that do not go back; mend or drop it in the data"
+            )
+        start, end = (f"<{time_s:.{dialect.time_decimals}f}>" for time_s in (start_s, end_s))
+        out.append(text if start == last and dialect.shared_times else start + text)
         out.append(end)
-        last = end
+        last, last_s = end, end_s
     return "".join(out)
 
 
-def _mark(seconds: float, step_s: float) -> str:
-    return f"<{round(seconds / step_s) * step_s:.2f}>"
+def _rounded(time_s: float, step_s: float) -> float:
+    return round(time_s / step_s) * step_s
 
 
 def _label(task: Task, labels: Mapping[str, str]) -> str:

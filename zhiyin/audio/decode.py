@@ -1,0 +1,291 @@
+"""An open file to decoded pieces, by libsndfile or FFmpeg, and pieces to mono 16 kHz.
+
+One rule chooses the decoder, by the first bytes and never by the name: libsndfile reads WAV, FLAC and Ogg, and raw PCM
+where it is announced; FFmpeg (PyAV) reads the rest and what libsndfile refuses. Both get an open file object, never a
+name, so neither can reach a network protocol, a playlist or a second file.
+Shapes: `T` samples, `C` channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
+from zhiyin.errors import UserError
+
+RATES_HZ = (4_000, 768_000)  # below: no speech left; above: no recorder, only a tiny file that unfolds without bound
+MAX_CHANNELS = 256
+MAX_PEAK = 16.0  # 24 dB over full scale: floats beyond are integers in disguise, not loud audio
+
+_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS")
+# Containers that hold their audio themselves. Playlists (hls, concat, dash, sdp), text and images stay out.
+_FFMPEG_FORMATS = "mp3,aac,mov,mp4,m4a,matroska,webm,asf,ogg,flac,wav,w64,aiff,caf,au,amr,ac3,avi,flv,mpegts,mpeg"
+_HEADER_FORMATS = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "wav", "ogg", "flac")  # length written
+_RAW_CODINGS = {
+    "u8": ("PCM_U8", "LITTLE"),
+    "s8": ("PCM_S8", "LITTLE"),
+    "s16le": ("PCM_16", "LITTLE"),
+    "s16be": ("PCM_16", "BIG"),
+    "s24le": ("PCM_24", "LITTLE"),
+    "s32le": ("PCM_32", "LITTLE"),
+    "f32le": ("FLOAT", "LITTLE"),
+    "mulaw": ("ULAW", "LITTLE"),
+    "alaw": ("ALAW", "LITTLE"),
+}
+_READ_SAMPLES = 1 << 18  # over all channels, per read: 1 MB
+_HEADER_BYTES = 4096  # a file without samples is hardly longer
+_MISSING_S = 0.2  # a header may differ from the audio by codec delay and padding
+
+
+@dataclass(frozen=True)
+class PcmFormat:
+    """How raw samples without a header are to be read: coding, rate and interleaved channels."""
+
+    coding: str = "s16le"
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.coding not in _RAW_CODINGS:
+            raise UserError(f"raw PCM coding {self.coding!r} is not known; known: {' '.join(_RAW_CODINGS)}")
+        check_layout(f"raw PCM {self}", self.sample_rate_hz, self.channels)
+
+    @classmethod
+    def parse(cls, text: str) -> "PcmFormat":
+        """Read ``CODING[:RATE_HZ[:CHANNELS]]``, e.g. ``s16le:16000:1``.
+
+        Raises:
+            UserError: when the text is not of this form.
+        """
+        coding, *numbers = text.split(":")
+        if len(numbers) > 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise UserError(f"raw PCM format {text!r} is not CODING[:RATE[:CHANNELS]], e.g. s16le:16000:1")
+        return cls(coding, *map(int, numbers))
+
+    def __str__(self) -> str:
+        return f"{self.coding}:{self.sample_rate_hz}:{self.channels}"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A decoded piece: samples [T, C] as float32 and their rate, which may change inside a stream."""
+
+    samples_TC: Float32
+    rate_hz: int
+
+
+def decode(file: BinaryIO, name: str, pcm: PcmFormat | None, notes: list[str]) -> Iterator[Chunk]:
+    """Decode an open, seekable file piece by piece, whatever its header claims.
+
+    Args:
+        file: positioned anywhere; read from its beginning.
+        name: for messages; its ending helps FFmpeg where the content alone is ambiguous.
+        pcm: the file is raw PCM of this format.
+        notes: gets a line for every piece that is missing or damaged.
+
+    Raises:
+        UserError: when the file is empty or nothing in it can be decoded.
+    """
+    if not file.seek(0, 2):
+        raise UserError(f"cannot read {name}: the file is empty (0 bytes)")
+    known = has_header(file)
+    if pcm is not None:
+        if known:
+            raise UserError(f"cannot read {name} as raw PCM: it has a header; leave the raw PCM format out")
+        yield from _decode_sndfile(_open_raw(file, pcm), name, notes)
+        return
+    opened = _open_sndfile(file) if known else None
+    if opened is not None:
+        yield from _decode_sndfile(opened, name, notes)
+    else:
+        yield from _decode_ffmpeg(file, name, notes)
+
+
+def has_header(file: BinaryIO) -> bool:
+    """Whether the first bytes announce WAV, FLAC or Ogg; leaves the file at its beginning."""
+    file.seek(0)
+    magic = file.read(4)
+    file.seek(0)
+    return magic in _SNDFILE_MAGIC
+
+
+class Resampler:
+    """Mono pieces of one rate to 16 kHz, streaming; all pieces joined equal one resampling of the whole."""
+
+    def __init__(self, rate_hz: int) -> None:
+        import soxr
+
+        self.rate_hz = rate_hz
+        self._stream = None if rate_hz == SAMPLE_RATE_HZ else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1)
+
+    def push(self, samples_T: Float32, *, last: bool = False) -> Float32:
+        """Resample the next piece [T]; what comes back lags by the filter's delay until `last`."""
+        if self._stream is None:
+            return samples_T
+        return self._stream.resample_chunk(np.ascontiguousarray(samples_T), last=last)
+
+
+def check_layout(name: str, rate_hz: int, channels: int) -> None:
+    """Refuse rates and channel counts no recording has.
+
+    Raises:
+        UserError: naming the source.
+    """
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        low, high = RATES_HZ
+        raise UserError(f"cannot read {name}: a sample rate of {rate_hz} Hz; allowed: {low} to {high} Hz")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(f"cannot read {name}: {channels} channels; allowed: 1 to {MAX_CHANNELS}")
+
+
+def to_mono(chunk: Chunk, name: str, offset_s: float) -> Float32:
+    """Average the channels of a chunk to [T].
+
+    Args:
+        chunk: decoded samples.
+        name: for messages.
+        offset_s: where the chunk begins in the recording, for messages.
+
+    Raises:
+        UserError: when samples are NaN, infinite or far beyond full scale.
+    """
+    samples_TC = chunk.samples_TC
+    with np.errstate(over="ignore", invalid="ignore"):
+        sane = np.abs(samples_TC) <= MAX_PEAK
+    if not sane.all():
+        at, channel = (int(index) for index in np.argwhere(~sane)[0])
+        value, time_s = float(samples_TC[at, channel]), offset_s + at / chunk.rate_hz
+        seen = f"cannot read {name}: channel {channel + 1} has the sample {value:g} at {time_s:.3f} s"
+        if np.isfinite(value):
+            raise UserError(f"{seen}; floats must lie in [-1, 1], so divide by full scale or give integers")
+        raise UserError(f"{seen}; every sample must be a finite number, so repair or export the file again")
+    return samples_TC.mean(axis=1, dtype=np.float32)
+
+
+def to_float(samples: NDArray[Any]) -> Float32 | None:
+    """Samples of any usual type to float32, full scale at 1; None when the type holds no audio."""
+    kind, bits = samples.dtype.kind, samples.dtype.itemsize * 8
+    if kind == "f":
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
+            return samples.astype(np.float32)
+    if kind == "u" and bits == 8:
+        return (samples.astype(np.float32) - 128.0) / 128.0
+    if kind == "i" and bits in (8, 16, 32):
+        return samples.astype(np.float32) / np.float32(2.0 ** (bits - 1))
+    return None
+
+
+def _open_raw(file: BinaryIO, pcm: PcmFormat) -> soundfile.SoundFile:
+    coding, endian = _RAW_CODINGS[pcm.coding]
+    return soundfile.SoundFile(
+        file, "r", pcm.sample_rate_hz, pcm.channels, coding, endian=endian, format="RAW", closefd=False
+    )
+
+
+def _open_sndfile(file: BinaryIO) -> soundfile.SoundFile | None:
+    """None where FFmpeg must try: a coding libsndfile lacks, or a recorder died before it wrote the length."""
+    size_bytes = file.seek(0, 2)
+    file.seek(0)
+    try:
+        opened = soundfile.SoundFile(file, "r", closefd=False)
+    except soundfile.LibsndfileError:
+        return None
+    return None if opened.frames == 0 and size_bytes > _HEADER_BYTES else opened
+
+
+def _decode_sndfile(opened: soundfile.SoundFile, name: str, notes: list[str]) -> Iterator[Chunk]:
+    with opened:
+        rate_hz = opened.samplerate
+        check_layout(name, rate_hz, opened.channels)
+        frames_per_read = max(1, _READ_SAMPLES // opened.channels)
+        decoded = 0
+        while True:
+            try:
+                samples_TC = opened.read(frames_per_read, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError:
+                samples_TC = np.zeros((0, opened.channels), np.float32)
+            if not len(samples_TC):
+                break
+            decoded += len(samples_TC)
+            yield Chunk(samples_TC, rate_hz)
+        _note_missing(opened.frames / rate_hz, decoded / rate_hz, notes)
+        # libsndfile believes the length of a WAV file over its header and only logs the difference.
+        if "data : " in opened.extra_info and "(should be" in opened.extra_info:
+            notes.append(f"truncated: its header promises more than the {decoded / rate_hz:.2f} s it holds")
+
+
+def _decode_ffmpeg(file: BinaryIO, name: str, notes: list[str]) -> Iterator[Chunk]:
+    import av  # 0.1 s and 30 MB, paid only by the formats that need it
+
+    try:
+        container = av.open(
+            cast(IO[bytes], _Anonymous(file, name)),
+            container_options={"format_whitelist": _FFMPEG_FORMATS},
+            io_open=_refuse_side_file,
+        )
+    except (av.FFmpegError, ValueError, OSError):
+        raise UserError(f"cannot read {name}: not a recording in a format we know, or damaged at its beginning") from None
+    with container:
+        if not container.streams.audio:
+            raise UserError(f"cannot read {name}: it holds no audio")
+        claimed_s = (container.duration or 0) / av.time_base if container.format.name in _HEADER_FORMATS else 0.0
+        decoded_s = 0.0
+        for chunk in _frames(container, notes):
+            check_layout(name, chunk.rate_hz, chunk.samples_TC.shape[1])
+            decoded_s += len(chunk.samples_TC) / chunk.rate_hz
+            yield chunk
+    if not decoded_s:
+        raise UserError(f"cannot read {name}: nothing in it could be decoded")
+    _note_missing(claimed_s, decoded_s, notes)
+
+
+def _frames(container: Any, notes: list[str]) -> Iterator[Chunk]:
+    """Frames of the first audio stream; damaged packets are skipped and counted."""
+    import av
+
+    stream = container.streams.audio[0]
+    damaged = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            damaged += 1
+            break
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            damaged += 1
+            continue
+        for frame in frames:
+            samples = to_float(frame.to_ndarray())
+            if samples is None:
+                raise UserError(f"cannot read a stream of {frame.format.name} samples")
+            channels = frame.layout.nb_channels
+            yield Chunk(samples.T if frame.format.is_planar else samples.reshape(-1, channels), frame.sample_rate)
+    if damaged:
+        notes.append(f"{damaged} damaged or cut-off pieces could not be decoded")
+
+
+def _note_missing(claimed_s: float, decoded_s: float, notes: list[str]) -> None:
+    if claimed_s - decoded_s > _MISSING_S:
+        notes.append(f"truncated: {decoded_s:.2f} s could be decoded of the {claimed_s:.2f} s its header promises")
+
+
+def _refuse_side_file(url: str, flags: int, options: dict[str, str]) -> None:
+    raise PermissionError(f"a recording may not open another file: {url}")
+
+
+class _Anonymous:
+    """A file for FFmpeg without its path; only the ending stays, which settles ambiguous content."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = "recording" + PurePath(name).suffix
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell

@@ -1,0 +1,1 @@
+"""Corpora into training batches."""

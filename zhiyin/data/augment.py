@@ -1,0 +1,82 @@
+"""Augmentation on log-mel features: noise, channel colour, telephone band, masks.
+
+Shapes: `F` frames, `M` mel bins. Noise is added to the mel power, so no waveform is needed while training.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zhiyin.audio.features import Float32
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How often and how strongly features are changed.
+
+    SpecAugment: Park et al. 2019; the mask sizes are OSUM's order of magnitude (2 time, 2 frequency masks).
+    """
+
+    noise_share: float = 0.5
+    snr_db: tuple[float, float] = (3.0, 30.0)
+    colour_share: float = 0.5
+    colour_db: float = 8.0
+    band_share: float = 0.15
+    time_masks: int = 2
+    time_mask_frames: int = 20
+    mel_masks: int = 2
+    mel_mask_bins: int = 12
+    pad_frames: int = 40  # up to this much quiet before and after
+
+
+def augment(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> tuple[Float32, int]:
+    """One random variant of Whisper log-mel features.
+
+    Returns:
+        Features and how many frames were put in front (word times move by that).
+    """
+    features_FM, front = _pad(features_FM, config, rng)
+    power = 10.0 ** (features_FM * 4.0 - 4.0)  # Whisper stores (log10 + 4) / 4
+    if rng.random() < config.colour_share:
+        power = power * _colour(power.shape[1], config.colour_db, rng)
+    if rng.random() < config.noise_share:
+        power = power + _noise(power, config, rng)
+    if rng.random() < config.band_share:
+        power[:, int(power.shape[1] * rng.uniform(0.6, 0.75)) :] *= 1e-3  # telephone: little above 3.4 kHz
+    log = np.log10(np.maximum(power, 1e-10))
+    features_FM = ((np.maximum(log, log.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+    return _mask(features_FM, config, rng), front
+
+
+def _pad(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> tuple[Float32, int]:
+    front, back = rng.integers(0, config.pad_frames + 1, 2)
+    floor = features_FM.min()
+    return np.pad(features_FM, ((front, back), (0, 0)), constant_values=floor), int(front)
+
+
+def _colour(num_mels: int, strength_db: float, rng: np.random.Generator) -> Float32:
+    # a smooth random curve over frequency: microphones and rooms differ like this
+    knots = rng.uniform(-strength_db, strength_db, 5)
+    curve_db = np.interp(np.linspace(0, 4, num_mels), np.arange(5), knots)
+    return (10.0 ** (curve_db / 10.0)).astype(np.float32)
+
+
+def _noise(power_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> Float32:
+    tilt_db = np.linspace(0, rng.uniform(-25, 5), power_FM.shape[1])
+    shape = 10.0 ** (tilt_db / 10.0) * rng.gamma(4.0, 0.25, power_FM.shape)  # power of band noise fluctuates
+    snr = 10.0 ** (rng.uniform(*config.snr_db) / 10.0)
+    return (shape * (power_FM.mean() / shape.mean() / snr)).astype(np.float32)
+
+
+def _mask(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> Float32:
+    frames, mels = features_FM.shape
+    fill = features_FM.mean()
+    for _ in range(config.time_masks):
+        size = int(rng.integers(0, min(config.time_mask_frames, frames // 8) + 1))
+        start = int(rng.integers(0, frames - size + 1))
+        features_FM[start : start + size] = fill
+    for _ in range(config.mel_masks):
+        size = int(rng.integers(0, config.mel_mask_bins + 1))
+        start = int(rng.integers(0, mels - size + 1))
+        features_FM[:, start : start + size] = fill
+    return features_FM

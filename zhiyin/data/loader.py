@@ -1,0 +1,159 @@
+"""Records into padded batches: mixed by weight, bucketed by length, resumable to the batch.
+
+Shapes: `B` batch, `M` mel bins, `F` frames.
+"""
+
+import queue
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from zhiyin.audio.features import Float32
+from zhiyin.data.augment import AugmentConfig, augment
+from zhiyin.data.cache import FeatureCache
+from zhiyin.data.examples import TaskMix, make
+from zhiyin.data.manifest import Record
+
+FRAMES_PER_S = 100
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are made.
+
+    Attributes:
+        batch_s: most seconds of audio in a batch, padding counted.
+        pool: records drawn at a time and sorted by length before they are cut into batches.
+        max_audio_s: longer recordings are left out.
+        weights: source -> how many times its records are drawn per pass; sources not named count once.
+        speeds: playing speeds, one drawn per record.
+    """
+
+    batch_s: float = 160.0
+    pool: int = 1024
+    max_audio_s: float = 12.0
+    weights: dict[str, float] = field(default_factory=dict)
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC) are token ids."""
+
+    mel_BMF: Float32
+    frames_B: np.ndarray
+    prompts: tuple[tuple[int, ...], ...]
+    targets: tuple[tuple[int, ...], ...]
+    transcripts: tuple[tuple[int, ...], ...]
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loader stands: which pool, and how many of its batches are used."""
+
+    pool: int = 0
+    batch: int = 0
+
+
+class Loader:
+    """An endless, seeded stream of batches."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        cache: FeatureCache,
+        tokenizer: Tokenizer,
+        labels: Mapping[str, tuple[str, ...]],
+        config: LoaderConfig,
+        mix: TaskMix,
+        augmentation: AugmentConfig,
+        *,
+        eos_id: int,
+        time_step_s: float,
+        seed: int,
+    ):
+        self.records = [r for r in records if r.duration_s <= config.max_audio_s]
+        self.cache, self.tokenizer, self.labels = cache, tokenizer, labels
+        self.config, self.mix, self.augmentation = config, mix, augmentation
+        self.eos_id, self.time_step_s, self.seed = eos_id, time_step_s, seed
+        self.odds = [config.weights.get(r.source, 1.0) for r in self.records]
+
+    def batches(self, start: Place) -> Iterator[tuple[Batch, Place]]:
+        """Batches from `start` on, each with the place after it, prepared one thread ahead."""
+        ready: queue.Queue[tuple[Batch, Place] | BaseException] = queue.Queue(maxsize=4)
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                for item in self._stream(start):
+                    while not stop.is_set():
+                        try:
+                            ready.put(item, timeout=0.5)
+                            break
+                        except queue.Full:
+                            continue
+                    if stop.is_set():
+                        return
+            except BaseException as error:  # handed to the training thread, which raises it
+                ready.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+
+    def _stream(self, start: Place) -> Iterator[tuple[Batch, Place]]:
+        pool = start.pool
+        while True:
+            groups = self._pool(pool)
+            for i in range(start.batch if pool == start.pool else 0, len(groups)):
+                after = Place(pool, i + 1) if i + 1 < len(groups) else Place(pool + 1, 0)
+                yield self._batch(groups[i], f"{self.seed}:{pool}:{i}"), after
+            pool += 1
+
+    def _pool(self, number: int) -> list[list[tuple[Record, float]]]:
+        """Draw records and speeds, and group those of like length."""
+        rng = random.Random(f"{self.seed}:{number}")
+        drawn = [(r, rng.choice(self.config.speeds)) for r in rng.choices(self.records, self.odds, k=self.config.pool)]
+        drawn.sort(key=lambda item: item[0].duration_s / item[1])
+        groups: list[list[tuple[Record, float]]] = [[]]
+        for item in drawn:
+            longest = item[0].duration_s / item[1] + 2 * self.augmentation.pad_frames / FRAMES_PER_S
+            if groups[-1] and longest * (len(groups[-1]) + 1) > self.config.batch_s:
+                groups.append([])
+            groups[-1].append(item)
+        rng.shuffle(groups)
+        return groups
+
+    def _batch(self, group: Sequence[tuple[Record, float]], seed: str) -> Batch:
+        rng = random.Random(seed)
+        noise = np.random.default_rng(rng.randrange(2**32))
+        mels, prompts, targets, transcripts = [], [], [], []
+        for record, speed in group:
+            clean = self.cache.get(record.id, speed).astype(np.float32)
+            mel, front = augment(clean, self.augmentation, noise)
+            example = make(
+                record, self.mix, self.labels, rng, shift_s=front / FRAMES_PER_S, speed=speed, time_step_s=self.time_step_s
+            )
+            mels.append(mel.T)
+            prompts.append(self._ids(example.prompt))
+            targets.append((*self._ids(example.target), self.eos_id))
+            transcripts.append(self._ids(example.transcript))
+        frames = np.array([mel.shape[1] for mel in mels])
+        padded = np.zeros((len(mels), mels[0].shape[0], frames.max()), np.float32)
+        for i, mel in enumerate(mels):
+            padded[i, :, : mel.shape[1]] = mel
+        return Batch(padded, frames, tuple(prompts), tuple(targets), tuple(transcripts), tuple(r.id for r, _ in group))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,172 @@
+"""The training loop, top to bottom: batches in, a run folder out; kill it at any time and call it again.
+
+A run folder holds: `stage.json` (resolved settings), `tokenizer.json`, `state.pt` (model, optimizer, place; replaced
+atomically), `metrics.jsonl`, `curves.png`, and in the end `checkpoint/`.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zhiyin.data.loader import Batch, Loader, Place
+from zhiyin.errors import UserError
+from zhiyin.model.speech_lm import Row, SpeechLM
+from zhiyin.train.curves import draw
+from zhiyin.train.stages import OptimizerSection, Stage
+
+Evaluate = Callable[[SpeechLM], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One batch: the loss that is minimised and its parts, each per token."""
+
+    total: Tensor
+    lm: Tensor
+    ctc: Tensor
+
+
+def losses(model: SpeechLM, batch: Batch, settings: OptimizerSection, device: str) -> Losses:
+    """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts."""
+    mel = torch.from_numpy(batch.mel_BMF).to(device)
+    frames = torch.from_numpy(batch.frames_B).to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
+        speech = model.listen(mel, frames)
+        rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
+        lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing)
+        ctc = model.ctc_loss(speech, batch.transcripts)
+    return Losses((1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc, lm.detach(), ctc.detach())
+
+
+def rate_at(step: int, settings: OptimizerSection) -> float:
+    """Learning rate at a step: linear warm-up, then cosine decay."""
+    if step < settings.warmup_steps:
+        return settings.peak_rate * (step + 1) / settings.warmup_steps
+    done = min(1.0, (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps))
+    share = settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+    return settings.peak_rate * share
+
+
+def train(
+    model: SpeechLM,
+    loader: Loader,
+    stage: Stage,
+    run: Path,
+    *,
+    device: str,
+    evaluate: Evaluate | None = None,
+    report: Callable[[str], None] = print,
+) -> SpeechLM:
+    """Train until `stage.optimizer.steps`, resuming from `run/state.pt` when it exists.
+
+    Returns:
+        The model with the weights of the last saved states averaged.
+
+    Raises:
+        UserError: the state in `run` belongs to another model, or the loss is not finite (the record ids are named).
+    """
+    settings = stage.optimizer
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98))
+    step, place = _resume(run / "state.pt", model, optimizer)
+    torch.manual_seed(stage.run.seed + step)
+    started, seen_s = time.monotonic(), 0.0
+    for batch, after in loader.batches(place):
+        if step >= settings.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, settings)
+        result = losses(model, batch, settings, device)
+        if not torch.isfinite(result.total):
+            raise UserError(f"training step {step}: the loss is not finite; records: {' '.join(batch.ids[:8])}")
+        optimizer.zero_grad(set_to_none=True)
+        result.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        step, place, seen_s = step + 1, after, seen_s + float(batch.frames_B.sum()) / 100
+        if step % stage.run.log_every == 0:
+            speed = seen_s / (time.monotonic() - started)
+            row = {
+                "step": step,
+                "loss": round(float(result.total), 4),
+                "lm_loss": round(float(result.lm), 4),
+                "ctc_loss": round(float(result.ctc), 4),
+                "norm": round(float(norm), 3),
+                "rate": rate_at(step, settings),
+                "audio_s_per_s": round(speed, 1),
+            }
+            _log(run, row)
+            report(" ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        if step % stage.run.save_every == 0 or step == settings.steps:
+            _save(run, model, optimizer, step, place, keep=stage.run.average_last)
+        if evaluate and (step % stage.run.evaluate_every == 0 or step == settings.steps):
+            figures = evaluate(model.eval())
+            model.train()
+            _log(run, {"step": step, "dev": figures})
+            draw(run / "metrics.jsonl", run / "curves.png")
+            report(f"step {step} dev " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    return average(model, sorted((run / "weights").glob("*.pt"))).eval()
+
+
+def average(model: SpeechLM, files: Sequence[Path]) -> SpeechLM:
+    """Put the mean of several saved weights into `model`."""
+    total: dict[str, Tensor] = {}
+    for file in files:
+        for name, value in torch.load(file, weights_only=True, map_location="cpu").items():
+            total[name] = total[name] + value if name in total else value.clone()
+    model.load_state_dict({name: value / len(files) for name, value in total.items()})
+    return model
+
+
+def _groups(model: SpeechLM, weight_decay: float) -> list[dict[str, Any]]:
+    # norms, biases and vectors are not decayed, as usual for AdamW
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _resume(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> tuple[int, Place]:
+    if not path.exists():
+        return 0, Place()
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"resuming {path}: it holds another model ({first}); use a new run folder") from error
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], Place(*state["place"])
+
+
+def _save(run: Path, model: SpeechLM, optimizer: torch.optim.Optimizer, step: int, place: Place, *, keep: int) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "place": (place.pool, place.batch)}
+    _write(run / "state.pt", state)
+    weights = run / "weights"
+    weights.mkdir(exist_ok=True)
+    _write(weights / f"{step:07d}.pt", state["model"])
+    for old in sorted(weights.glob("*.pt"))[:-keep]:
+        old.unlink()
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save(value, temporary)
+    temporary.replace(path)
+
+
+def _log(run: Path, row: dict[str, Any]) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def write_settings(run: Path, stage: Stage) -> None:
+    """Write the resolved settings beside the run, so that it can be told later what was trained."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "stage.json").write_text(json.dumps(asdict(stage), ensure_ascii=False, indent=1), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""From a stage file and a speech pack to a checkpoint: everything `zhiyin train` does, in order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from zhiyin.data import cache, prepare
+from zhiyin.data import tokenizer as tokenizers
+from zhiyin.data.loader import Loader
+from zhiyin.data.manifest import Record
+from zhiyin.model import checkpoint
+from zhiyin.model.config import ModelConfig
+from zhiyin.model.speech_lm import SpeechLM
+from zhiyin.tasks import prompts, render, table
+from zhiyin.tasks.table import Task
+from zhiyin.train import loop, stages
+from zhiyin.train.quick import QuickEvaluation
+from zhiyin.train.stages import Stage
+
+
+def run(stage_file: Path, pack: Path, folder: Path, *, device: str, report: Callable[[str], None]) -> Path:
+    """Train (or go on training) the stage in `folder`; returns the folder of the finished checkpoint."""
+    stage = stages.read(stage_file)
+    loop.write_settings(folder, stage)
+    material = prepare.pocket(pack, folder / "data")
+    report(f"records: {len(material.train)} train, {len(material.dev)} dev")
+    tasks = table.with_labels(table.select(stage.spec.tasks), stage.spec.labels)
+    tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
+    features = cache.build(folder / "features", material.train, stage.loader.speeds)
+    dev_features = cache.build(folder / "features", material.dev, (1.0,))
+    model = build(stage, tokenizer)
+    report(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}")
+    loader = Loader(
+        material.train,
+        features,
+        tokenizer,
+        stage.spec.labels,
+        stage.loader,
+        stage.mix,
+        stage.augment,
+        eos_id=model.config.eos_id,
+        time_step_s=stage.tokenizer.time_step_s,
+        seed=stage.run.seed,
+    )
+    evaluate = QuickEvaluation(material.dev, dev_features, tokenizer, tasks, device=device, bf16=stage.optimizer.bf16)
+    model = loop.train(model, loader, stage, folder, device=device, evaluate=evaluate, report=report)
+    out = folder / "checkpoint"
+    checkpoint.save(out, model, spec_record(stage, model.config), (folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return out
+
+
+def build(stage: Stage, tokenizer: Tokenizer) -> SpeechLM:
+    """A freshly initialised model of the stage's sizes."""
+    torch.manual_seed(stage.run.seed)
+    decoder = replace(stage.model.decoder, vocab_size=tokenizer.get_vocab_size())
+    config = ModelConfig(
+        encoder=stage.model.encoder,
+        projector=stage.model.projector,
+        decoder=decoder,
+        ctc=stage.model.ctc,
+        eos_id=tokenizer.token_to_id(tokenizers.EOS),
+    )
+    model = SpeechLM(config)
+    # a tied embedding is also the output layer: unit variance there would start with logits of width**0.5
+    torch.nn.init.normal_(model.decoder.embed_tokens.weight, std=decoder.width**-0.5)
+    torch.nn.init.normal_(model.markers, std=decoder.width**-0.5)
+    return model
+
+
+def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
+    """The `spec` table of the checkpoint: what `runtime.base.ModelSpec` says of the model."""
+    spec = stage.spec
+    return {
+        "name": spec.name,
+        "family": config.family,
+        "tasks": list(spec.tasks),
+        "labels": {task: list(labels) for task, labels in spec.labels.items()},
+        "languages": list(spec.languages),
+        "max_window_s": spec.max_window_s,
+        "max_tokens": spec.max_tokens,
+        "time_step_s": stage.tokenizer.time_step_s,
+        "can_follow_instructions": stage.mix.plain_share > 0,
+        "licence": spec.licence,
+    }
+
+
+def _tokenizer(path: Path, stage: Stage, records: Sequence[Record], tasks: Sequence[Task]) -> Tokenizer:
+    if not path.exists():
+        texts = [text for r in records for text in (r.text, r.answer, r.translation) if text]
+        for language in ("en", "zh"):
+            for task in tasks:
+                texts += prompts.instructions((task,), language, "train")
+            texts += prompts.unfit(language, "train")
+        labels = dict.fromkeys(f"<{label}>" for task in tasks for label in task.labels)
+        marks = [*(task.tag for task in tasks), "<none>", render.ANSWER_MARK, render.TRANSLATION_MARK, *labels]
+        section = stage.tokenizer
+        trained = tokenizers.train(
+            texts, list(dict.fromkeys(marks)), num_pieces=section.num_pieces, max_time_s=section.max_time_s, time_step_s=section.time_step_s
+        )
+        trained.save(str(path))
+    return Tokenizer.from_file(str(path))

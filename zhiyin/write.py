@@ -1,0 +1,91 @@
+"""A result as the text of a file: txt for people, json with everything, srt and vtt subtitles, tsv for tables."""
+
+import json
+import re
+from collections.abc import Callable
+
+from zhiyin.result import Result, Segment
+from zhiyin.tasks.table import TASKS
+
+_TITLES = {task.id: task.title for task in TASKS}
+
+
+def txt(result: Result) -> str:
+    """The transcript in one line, then a line ``title: value`` for each label, answer and translation."""
+    lines = [_line(result.text)] if result.text else []
+    lines += [f"{_TITLES.get(task, task)}: {_line(label)}" for task, label in result.labels.items()]
+    lines += [f"answer: {_line(result.answer)}"] if result.answer else []
+    lines += [f"translation: {_line(result.translation)}"] if result.translation else []
+    lines += [f"unparsed: {_line(piece)}" for piece in result.unparsed]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def to_json(result: Result) -> str:
+    """Everything, in the schema of `docs/result.md`, indented."""
+    return json.dumps(result.to_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def json_line(result: Result) -> str:
+    """The same document in one line, for results of many recordings in one stream."""
+    return json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def srt(result: Result) -> str:
+    """SubRip subtitles, one cue per segment that says anything."""
+    cues = []
+    for number, (segment, lines) in enumerate(_cues(result), 1):
+        body = "\n".join(line.replace("-->", "→") for line in lines)
+        cues.append(f"{number}\n{_times(segment, ',')}\n{body}\n")
+    return "\n".join(cues)
+
+
+def vtt(result: Result) -> str:
+    """WebVTT subtitles, one cue per segment that says anything."""
+    cues = ["WEBVTT\n"]
+    for segment, lines in _cues(result):
+        body = "\n".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines)
+        cues.append(f"{_times(segment, '.')}\n{body}\n")
+    return "\n".join(cues)
+
+
+def tsv(result: Result) -> str:
+    """A header and one row per segment; times in whole milliseconds, labels as ``task=label`` joined by ``;``."""
+    rows = [("start_ms", "end_ms", "text", "labels", "answer", "translation")]
+    for segment in result.segments:
+        labels = ";".join(f"{task}={label}" for task, label in segment.labels.items())
+        texts = (segment.text, labels, segment.answer, segment.translation)
+        rows.append((str(_ms(segment.start_s)), str(_ms(segment.end_s)), *map(_line, texts)))
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+FORMATS: dict[str, Callable[[Result], str]] = {"txt": txt, "json": to_json, "srt": srt, "vtt": vtt, "tsv": tsv}
+
+
+def _cues(result: Result) -> list[tuple[Segment, list[str]]]:
+    """Segments with the lines to be shown: transcript and labels in brackets, answer, translation."""
+    cues = []
+    for segment in result.segments:
+        labels = f"[{', '.join(segment.labels.values())}]" if segment.labels else ""
+        lines = [_line(text) for text in (f"{segment.text} {labels}", segment.answer, segment.translation)]
+        if any(lines):
+            cues.append((segment, [line for line in lines if line]))
+    return cues
+
+
+def _times(segment: Segment, point: str) -> str:
+    start_ms = _ms(segment.start_s)
+    end_ms = max(_ms(segment.end_s), start_ms + 1)  # players drop cues that end when they begin
+    return f"{_clock(start_ms, point)} --> {_clock(end_ms, point)}"
+
+
+def _clock(ms: int, point: str) -> str:
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _line(text: str) -> str:
+    """One line whatever the model said: no line breaks, tabs or terminal control codes."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split())
