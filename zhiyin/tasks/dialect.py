@@ -1,4 +1,4 @@
-"""How a family of models writes its replies: names of tags, marks, times and orders. Differences are data here, not code.
+"""How a family of models writes its replies: names of tags, marks, times, orders. The differences are data, not code.
 
 `render.py` writes and `parse.py` reads any of them; ours is the default everywhere.
 """

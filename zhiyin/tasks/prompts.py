@@ -1,8 +1,8 @@
-"""How people ask: natural requests for every task and combination, requests that fit no task, and OSUM's fixed sentences.
+"""How people ask: natural requests for every task and combination, requests no task fits, and OSUM's fixed sentences.
 
 The sentences are data, one JSON file per task under `prompts/`::
 
-    <task>.json     language -> split -> phrasings; a phrasing that ends with a question mark is a question, others commands
+    <task>.json     language -> split -> phrasings; one that ends with a question mark is a question, the others commands
     combined.json   "asr+ser" -> language -> split -> phrasings written for exactly that combination
     joining.json    language -> how single phrasings are opened and joined into one request
     unfit.json      language -> split -> requests that no task fits; their right reply is `render.NO_TASK`
@@ -14,7 +14,7 @@ speaks of wordings the model never saw.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def sample(tasks: Sequence[Task], language: str, split: str, rng: random.Random,
 def unfit(language: str, split: str, *, folder: Path = FOLDER) -> tuple[str, ...]:
     """Requests that no task fits (``order me a pizza``); the right reply is `render.NO_TASK` alone."""
     _check(language, split, folder)
-    return tuple(_read(folder, "unfit")[language][split])
+    return _pick(_read(folder, "unfit"), "unfit", language, split)
 
 
 def fixed(tasks: Sequence[Task], language: str = "zh", *, folder: Path = FOLDER) -> str:
@@ -137,12 +137,21 @@ def _written(tasks: Sequence[Task], language: str, split: str, folder: Path) -> 
     wanted = frozenset(task.id for task in tasks)
     for key, phrasings in _read(folder, "combined").items():
         if wanted == frozenset(key.split("+")):
-            return tuple(phrasings[language][split])
+            return _pick(phrasings, key, language, split)
     return ()
 
 
 def _phrasings(task: Task, language: str, split: str, folder: Path) -> tuple[str, ...]:
-    return tuple(_read(folder, task.id)[language][split])
+    return _pick(_read(folder, task.id), task.id, language, split)
+
+
+def _pick(requests: Mapping[str, Any], name: str, language: str, split: str) -> tuple[str, ...]:
+    try:
+        return tuple(requests[language][split])
+    except KeyError:
+        raise UserError(
+            f"the prompt file for '{name}' has no requests for language '{language}' and split '{split}'; add some"
+        ) from None
 
 
 def _key(tasks: Sequence[Task]) -> str:
@@ -161,5 +170,5 @@ def _check(language: str, split: str, folder: Path) -> None:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     if not path.is_file():
-        raise UserError(f"task '{name}' has no natural requests: {path.name} is missing among the prompt files; add it")
+        raise UserError(f"there are no natural requests for '{name}': {path} is missing; add it")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -95,7 +95,7 @@ def train(
             speed = seen_s / (time.monotonic() - started)
             row = {
                 "step": step,
-                "loss": round(float(result.total), 4),
+                "loss": round(float(result.total.detach()), 4),
                 "lm_loss": round(float(result.lm), 4),
                 "ctc_loss": round(float(result.ctc), 4),
                 "norm": round(float(norm), 3),

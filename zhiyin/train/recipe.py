@@ -27,7 +27,7 @@ def run(stage_file: Path, pack: Path, folder: Path, *, device: str, report: Call
     loop.write_settings(folder, stage)
     material = prepare.pocket(pack, folder / "data")
     report(f"records: {len(material.train)} train, {len(material.dev)} dev")
-    tasks = table.with_labels(table.select(stage.spec.tasks), stage.spec.labels)
+    tasks = table.with_labels([task for task in table.TASKS if task.id in stage.spec.tasks], stage.spec.labels)
     tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
     features = cache.build(folder / "features", material.train, stage.loader.speeds)
     dev_features = cache.build(folder / "features", material.dev, (1.0,))

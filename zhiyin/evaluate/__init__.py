@@ -1,0 +1,1 @@
+"""Manifests through the pipeline, figures, and a report one can look at."""
