@@ -20,9 +20,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_ModelOption = Annotated[str, typer.Option("--model", metavar="PATH|NAME", help="A model folder; default: pocket, the built-in one.")]
-_DeviceOption = Annotated[str, typer.Option("--device", help="Where to run; auto says what it chose and why.")]
-_BackendOption = Annotated[str, typer.Option("--backend", help="How to run: auto, onnx or eager (needs torch).")]
+# Options that several commands share.
+_MODEL_HELP = "A model folder; default: pocket, the built-in one."
+_DEVICE = typer.Option("--device", metavar="NAME", help="Where to run; auto says what it chose and why.")
+_BACKEND = typer.Option("--backend", metavar="NAME", help="How to run: auto, onnx or eager (needs torch).")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,27 +55,29 @@ def _options(
     pass
 
 
+_INPUTS = typer.Argument(metavar="FILE|DIR|GLOB|-", help="Recordings; a folder is searched, - is standard input.")
+_TASK = typer.Option("--task", metavar="ID,ID", help="Task ids as `zhiyin tasks` lists them.  [default: asr]")
+_ASK = typer.Option("--ask", metavar="TEXT", help="A request in plain language instead of --task.")
+_LANGUAGE = typer.Option("--language", metavar="CODE", help="Refuse a model that does not know it; no other effect.")
+_FORMAT = typer.Option("--format", metavar="FORMAT", help="txt, json, srt, vtt or tsv.")
+_OUTPUT_DIR = typer.Option("--output-dir", metavar="DIR", help="One file per recording instead of standard output.")
+_PCM = typer.Option("--pcm", metavar="CODING[:RATE[:CHANNELS]]", help="Input is raw PCM, e.g. s16le:16000:1.")
+_THREADS = typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: a few.", show_default=False)
+
+
 @app.command()
 def understand(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="FILE|DIR|GLOB|-...", help="Recordings; a folder is searched, - is standard input.")
-    ],
-    task: Annotated[str, typer.Option("--task", metavar="ID,ID", help="Task ids, e.g. asr,sgc (see `zhiyin tasks`). [asr]")] = "",
-    ask: Annotated[str, typer.Option("--ask", metavar="TEXT", help="A request in plain language instead of --task.")] = "",
-    language: Annotated[
-        str, typer.Option("--language", metavar="CODE", help="Refuse a model that does not know this language; no other effect.")
-    ] = "",
-    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="txt, json, srt, vtt or tsv.")] = "txt",
-    output_dir: Annotated[
-        str, typer.Option("--output-dir", metavar="DIR", help="One file per recording instead of standard output.")
-    ] = "",
-    pcm: Annotated[
-        str, typer.Option("--pcm", metavar="CODING[:RATE[:CHANNELS]]", help="The input is raw PCM, e.g. s16le:16000:1.")
-    ] = "",
-    model: _ModelOption = "",
-    device: _DeviceOption = "auto",
-    backend: _BackendOption = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 is all.")] = 0,
+    inputs: Annotated[list[str], _INPUTS],
+    task: Annotated[str | None, _TASK] = None,
+    ask: Annotated[str | None, _ASK] = None,
+    language: Annotated[str | None, _LANGUAGE] = None,
+    format: Annotated[str, _FORMAT] = "txt",
+    output_dir: Annotated[str | None, _OUTPUT_DIR] = None,
+    pcm: Annotated[str | None, _PCM] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="PATH", help=_MODEL_HELP)] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
+    threads: Annotated[int | None, _THREADS] = None,
 ) -> None:
     """Turn recordings into text, labels, times and answers."""
     from zhiyin.cli_understand import Options, run
@@ -95,11 +98,11 @@ def tasks() -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="A model folder; default: pocket, the built-in one.")] = "",
-    device: _DeviceOption = "auto",
-    backend: _BackendOption = "auto",
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL_HELP)] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
 ) -> None:
     """Say what a model is, what it can do and where it would run."""
     from zhiyin.cli_info import describe
 
-    typer.echo(describe(model or None, device, backend), nl=False)
+    typer.echo(describe(model, device, backend), nl=False)

@@ -9,8 +9,10 @@ from pathlib import Path, PurePath
 
 from zhiyin.errors import UserError
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .aac .webm .mp4 .mka .mkv .mov .wma .amr .aif .aiff .caf .au .pcm .raw".split()
+# What a folder is searched for; a file that is named is tried whatever its ending.
+AUDIO_SUFFIXES = (
+    *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".oga"),
+    *(".ogg", ".opus", ".pcm", ".raw", ".wav", ".webm", ".wma"),
 )
 
 
@@ -78,8 +80,7 @@ def _walk(folder: str) -> Iterator[Input]:
                 path = os.path.join(parent, name)
                 yield _named(path, os.path.relpath(path, folder))
     if not found:
-        kinds = " ".join(sorted(AUDIO_SUFFIXES))
-        yield Input(folder, PurePath(), f"folder {folder} holds no recordings; looked for {kinds}")
+        yield Input(folder, PurePath(), f"folder {folder} holds no recordings; looked for {' '.join(AUDIO_SUFFIXES)}")
 
 
 def _is_pattern(argument: str) -> bool:

@@ -1,6 +1,5 @@
 """`zhiyin understand`: recordings in, results out, one after the other, whatever befalls some of them."""
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -10,31 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zhiyin
-from zhiyin import write
+from zhiyin import pipeline, write
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.cli_inputs import Input, expand, is_batch
 from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
-from zhiyin.pipeline import Request
 from zhiyin.result import Result
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+FAILED, INTERRUPTED = 1, 130  # 130 is 128 + SIGINT, as shells count
+
+Answer = Callable[[Input, Progress], Result]
+Save = Callable[[Input, Result], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What stands on the command line beside the recordings; empty means not given."""
+    """What stands on the command line beside the recordings."""
 
-    task: str
-    ask: str
-    language: str
+    task: str | None
+    ask: str | None
+    language: str | None
     format: str
-    output_dir: str
-    pcm: str
-    model: str
+    output_dir: str | None
+    pcm: str | None
+    model: str | None
     device: str
     backend: str
-    threads: int
+    threads: int | None
 
 
 def run(arguments: Sequence[str], options: Options) -> int:
@@ -43,43 +44,116 @@ def run(arguments: Sequence[str], options: Options) -> int:
     Raises:
         UserError: nothing can be done at all: a wrong option, an unwritable output, or the only recording is bad.
     """
-    request = Request.of(options.task or None, options.ask or None, options.language or None)
-    pcm = PcmFormat.parse(options.pcm) if options.pcm else None
+    request = pipeline.request(options.task, options.ask, options.language)
+    pcm = None if options.pcm is None else PcmFormat.parse(options.pcm)
     inputs = expand(arguments)
     if len(inputs) == 1 and inputs[0].fault:
         raise UserError(inputs[0].fault)
-    save = _saver(options, batch=is_batch(arguments))
-    try:
-        model = zhiyin.load(options.model or None, device=options.device, backend=options.backend, threads=options.threads or None)
-        request.check(model.spec)
-        return _each(inputs, lambda entry, progress: model.answer(entry.source, request, pcm=pcm, on_segment=progress.heard), save)
-    except KeyboardInterrupt:
-        sys.stderr.write("zhiyin: interrupted before the first recording\n")
-        return INTERRUPTED
+    save = _saver(options, inputs, batch=is_batch(arguments))
+    model = zhiyin.load(options.model, options.device, options.backend, threads=options.threads)
+    pipeline.fit(request, model.spec)  # what the model cannot do fails once, not for every recording
+
+    def answer(entry: Input, progress: Progress) -> Result:
+        if entry.fault:
+            raise UserError(entry.fault)
+        return model.understand(
+            entry.source,
+            options.task,
+            instruction=options.ask,
+            language=options.language,
+            pcm=pcm,
+            on_segment=progress.heard,
+        )
+
+    return _each(inputs, answer, save)
 
 
-def _each(inputs: Sequence[Input], answer: Callable[[Input, Progress], Result], save: Callable[[Input, Result], None]) -> int:
+def _each(inputs: Sequence[Input], answer: Answer, save: Save) -> int:
     done = failed = 0
     with Progress(len(inputs)) as progress:
         try:
             for entry in inputs:
                 progress.start(entry.source)
-                try:
-                    result = _answer(entry, answer, progress)
-                except UserError as error:
-                    if len(inputs) == 1:
-                        raise
-                    progress.say(f"zhiyin: {error}")
+                result = answer(entry, progress) if len(inputs) == 1 else _try(entry, answer, progress)
+                if result is None:
                     failed += 1
                     continue
                 with progress.aside():
                     save(entry, result)
+                done += 1
                 for note in result.notes:
                     progress.say(f"zhiyin: {result.source}: {note}")
-                done += 1
         except KeyboardInterrupt:
-            progress.say(f"zhiyin: interrupted; {done} of {len(inputs)} recordings are done and stay")
+            progress.say(f"zhiyin: interrupted; {done} of {len(inputs)} recordings are done")
             return INTERRUPTED
-    if failed:
-        sys.stderr.write(f"zhiyin: {failed} of {len(inputs)} recordings failed\n")
-    return 1 if failed else 0
+        if failed:
+            progress.say(f"zhiyin: {failed} of {len(inputs)} recordings failed")
+    return FAILED if failed else 0
+
+
+def _try(entry: Input, answer: Answer, progress: Progress) -> Result | None:
+    """The result of one recording of many, or None after saying why there is none; the others go on."""
+    try:
+        return answer(entry, progress)
+    except UserError as error:
+        progress.say(f"zhiyin: {error}")
+    except Exception as error:  # a fault of ours in one recording must not cost a night's work on the others
+        progress.say(f"{traceback.format_exc()}zhiyin: {entry.source}: a fault in zhiyin itself ({error!r}); report it")
+    return None
+
+
+def _saver(options: Options, inputs: Sequence[Input], *, batch: bool) -> Save:
+    """How a result is kept; whatever can be known to fail fails here, before any work."""
+    if options.format not in write.FORMATS:
+        raise UserError(f"format '{options.format}' is not known; known: {' '.join(write.FORMATS)}")
+    if options.output_dir is not None:
+        if not options.output_dir.strip():
+            raise UserError("--output-dir is empty; name a folder, or leave it out for standard output")
+        return _folder_saver(Path(options.output_dir), options.format, inputs)
+    if batch and options.format not in ("txt", "json"):
+        raise UserError(f"several results as {options.format} do not fit one stream; add --output-dir DIR")
+    to_text = write.json_line if batch and options.format == "json" else write.FORMATS[options.format]
+    with_header = batch and options.format == "txt"
+
+    def save(entry: Input, result: Result) -> None:
+        header = f"==> {result.source} <==\n" if with_header else ""
+        sys.stdout.write(header + to_text(result))
+        sys.stdout.flush()
+
+    return save
+
+
+def _folder_saver(folder: Path, format: str, inputs: Sequence[Input]) -> Save:
+    targets = {entry.source: folder / f"{entry.name}.{format}" for entry in inputs if not entry.fault}
+    try:
+        for parent in {folder, *(target.parent for target in targets.values())}:
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    taken = [target for target in targets.values() if target.is_dir()]
+    if taken:
+        raise UserError(f"cannot write {taken[0]}: a folder has this name; choose another --output-dir")
+
+    def save(entry: Input, result: Result) -> None:
+        try:
+            _replace(targets[entry.source], write.FORMATS[format](result))
+        except OSError as error:
+            raise _unwritable(targets[entry.source], error) from None
+
+    return save
+
+
+def _replace(target: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {path}: {(error.strerror or str(error)).lower()}; choose another --output-dir")

@@ -50,7 +50,7 @@ def vtt(result: Result) -> str:
 
 def tsv(result: Result) -> str:
     """A header and one row per segment; times in whole milliseconds, labels as ``task=label`` joined by ``;``."""
-    rows = [("start_ms", "end_ms", "text", "labels", "answer", "translation")]
+    rows: list[tuple[str, ...]] = [("start_ms", "end_ms", "text", "labels", "answer", "translation")]
     for segment in result.segments:
         labels = ";".join(f"{task}={label}" for task, label in segment.labels.items())
         texts = (segment.text, labels, segment.answer, segment.translation)

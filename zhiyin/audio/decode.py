@@ -6,9 +6,9 @@ name, so neither can reach a network protocol, a playlist or a second file.
 Shapes: `T` samples, `C` channels.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
@@ -39,6 +39,8 @@ _RAW_CODINGS = {
 }
 _READ_SAMPLES = 1 << 18  # over all channels, per read: 1 MB
 _HEADER_BYTES = 4096  # a file without samples is hardly longer
+_WAV_LENGTHS = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)  # libsndfile's log
+_UNKNOWN_LENGTH = 0xFFFF_0000  # a recorder that cannot know the length writes the largest number, or near it
 _MISSING_S = 0.2  # a header may differ from the audio by codec delay and padding
 
 
@@ -84,7 +86,7 @@ def decode(file: BinaryIO, name: str, pcm: PcmFormat | None, notes: list[str]) -
 
     Args:
         file: positioned anywhere; read from its beginning.
-        name: for messages; its ending helps FFmpeg where the content alone is ambiguous.
+        name: for messages.
         pcm: the file is raw PCM of this format.
         notes: gets a line for every piece that is missing or damaged.
 
@@ -97,11 +99,11 @@ def decode(file: BinaryIO, name: str, pcm: PcmFormat | None, notes: list[str]) -
     if pcm is not None:
         if known:
             raise UserError(f"cannot read {name} as raw PCM: it has a header; leave the raw PCM format out")
-        yield from _decode_sndfile(_open_raw(file, pcm), name, notes)
+        yield from _decode_sndfile(_open_raw(_View(file), pcm), file, name, notes)
         return
-    opened = _open_sndfile(file) if known else None
+    opened = _open_sndfile(file, notes) if known else None
     if opened is not None:
-        yield from _decode_sndfile(opened, name, notes)
+        yield from _decode_sndfile(opened, file, name, notes)
     else:
         yield from _decode_ffmpeg(file, name, notes)
 
@@ -180,56 +182,99 @@ def to_float(samples: NDArray[Any]) -> Float32 | None:
     return None
 
 
-def _open_raw(file: BinaryIO, pcm: PcmFormat) -> soundfile.SoundFile:
+def _open_raw(file: "_View", pcm: PcmFormat) -> soundfile.SoundFile:
     coding, endian = _RAW_CODINGS[pcm.coding]
     return soundfile.SoundFile(
         file, "r", pcm.sample_rate_hz, pcm.channels, coding, endian=endian, format="RAW", closefd=False
     )
 
 
-def _open_sndfile(file: BinaryIO) -> soundfile.SoundFile | None:
-    """None where FFmpeg must try: a coding libsndfile lacks, or a recorder died before it wrote the length."""
-    size_bytes = file.seek(0, 2)
-    file.seek(0)
+def _open_sndfile(file: BinaryIO, notes: list[str]) -> soundfile.SoundFile | None:
+    """None where FFmpeg must try: libsndfile lacks the coding or cannot make sense of the file."""
     try:
-        opened = soundfile.SoundFile(file, "r", closefd=False)
+        opened = soundfile.SoundFile(_View(file), "r", closefd=False)
     except soundfile.LibsndfileError:
         return None
-    return None if opened.frames == 0 and size_bytes > _HEADER_BYTES else opened
+    if opened.frames or not opened.format.startswith("WAV"):
+        return opened
+    file.seek(0)
+    header = file.read(_HEADER_BYTES)
+    data_at = header.find(b"data") + 8
+    endian = "BIG" if header.startswith(b"RIFX") else "LITTLE"
+    if len(header) < _HEADER_BYTES or data_at < 8:
+        return opened
+    notes.append("its header was never finished; everything behind it is read as audio")
+    shape = opened.samplerate, opened.channels, opened.subtype
+    return soundfile.SoundFile(_View(file, data_at), "r", *shape, endian=endian, format="RAW", closefd=False)
 
 
-def _decode_sndfile(opened: soundfile.SoundFile, name: str, notes: list[str]) -> Iterator[Chunk]:
+def _decode_sndfile(opened: soundfile.SoundFile, file: BinaryIO, name: str, notes: list[str]) -> Iterator[Chunk]:
+    decoded = 0
     with opened:
-        rate_hz = opened.samplerate
+        rate_hz, claimed = opened.samplerate, opened.frames
         check_layout(name, rate_hz, opened.channels)
         frames_per_read = max(1, _READ_SAMPLES // opened.channels)
-        decoded = 0
+        is_damaged = False
         while True:
             try:
                 samples_TC = opened.read(frames_per_read, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError:
-                samples_TC = np.zeros((0, opened.channels), np.float32)
+                is_damaged = True
+                break
             if not len(samples_TC):
                 break
             decoded += len(samples_TC)
             yield Chunk(samples_TC, rate_hz)
-        _note_missing(opened.frames / rate_hz, decoded / rate_hz, notes)
-        # libsndfile believes the length of a WAV file over its header and only logs the difference.
-        if "data : " in opened.extra_info and "(should be" in opened.extra_info:
-            notes.append(f"truncated: its header promises more than the {decoded / rate_hz:.2f} s it holds")
+        log = opened.extra_info
+    if is_damaged:  # libsndfile gives up where FFmpeg still finds whole frames
+        notes.append("damaged: a part may be missing or sound wrong")
+        yield from _skip(_decode_ffmpeg(file, name, notes), decoded)
+        return
+    _note_missing(claimed / rate_hz, decoded / rate_hz, notes)
+    # libsndfile believes the length of a WAV file over its header, and the last page of an Ogg file over the mark that
+    # it is the last.
+    lengths = _WAV_LENGTHS.search(log)
+    if lengths and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_LENGTH:
+        notes.append(f"truncated: its header promises more than the {decoded / rate_hz:.2f} s it holds")
+    elif opened.format == "OGG" and not _has_last_page(file):
+        notes.append(f"truncated after {decoded / rate_hz:.2f} s: its last page is missing")
+
+
+def _skip(chunks: Iterator[Chunk], samples: int) -> Iterator[Chunk]:
+    for chunk in chunks:
+        if samples < len(chunk.samples_TC):
+            yield Chunk(chunk.samples_TC[samples:], chunk.rate_hz)
+        samples = max(0, samples - len(chunk.samples_TC))
+
+
+def _has_last_page(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file is marked as the last; a page is at most 65307 bytes (RFC 3533)."""
+    size_bytes = file.seek(0, 2)
+    file.seek(max(0, size_bytes - 2 * 65_307))
+    end = file.read()
+    page = end.rfind(b"OggS")
+    return page < 0 or page + 5 >= len(end) or bool(end[page + 5] & 4)
 
 
 def _decode_ffmpeg(file: BinaryIO, name: str, notes: list[str]) -> Iterator[Chunk]:
     import av  # 0.1 s and 30 MB, paid only by the formats that need it
 
+    file.seek(0)
+    sync = file.read(2)
+    # FFmpeg does not recognise an AAC stream of a few frames by itself (ISO 14496-3: 12 bits set, layer 0).
+    is_aac = len(sync) == 2 and sync[0] == 0xFF and sync[1] & 0xF6 == 0xF0
     try:
         container = av.open(
-            cast(IO[bytes], _Anonymous(file, name)),
+            cast(IO[bytes], _View(file)),
+            mode="r",
+            format="aac" if is_aac else None,
             container_options={"format_whitelist": _FFMPEG_FORMATS},
             io_open=_refuse_side_file,
         )
     except (av.FFmpegError, ValueError, OSError):
-        raise UserError(f"cannot read {name}: not a recording in a format we know, or damaged at its beginning") from None
+        raise UserError(
+            f"cannot read {name}: not a recording in a format we know, or damaged at its beginning"
+        ) from None
     with container:
         if not container.streams.audio:
             raise UserError(f"cannot read {name}: it holds no audio")
@@ -254,7 +299,7 @@ def _frames(container: Any, notes: list[str]) -> Iterator[Chunk]:
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:
+        except (av.FFmpegError, OSError):
             damaged += 1
             break
         if packet is None:
@@ -283,9 +328,16 @@ def _refuse_side_file(url: str, flags: int, options: dict[str, str]) -> None:
     raise PermissionError(f"a recording may not open another file: {url}")
 
 
-class _Anonymous:
-    """A file for FFmpeg without its path; only the ending stays, which settles ambiguous content."""
+class _View:
+    """A file from an offset on, and without its name: both libraries would trust its ending over the content."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self.name = "recording" + PurePath(name).suffix
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+    def __init__(self, file: BinaryIO, offset: int = 0) -> None:
+        self._file, self._offset = file, offset
+        self.read = file.read
+        self.seek(0)
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self._file.seek(position + (self._offset if whence == 0 else 0), whence) - self._offset
+
+    def tell(self) -> int:
+        return self._file.tell() - self._offset

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def open_recording(
         source: path, ``-`` (standard input), bytes of a file, binary file object, or array [T], [T, C] or [C, T]
             (the longer axis is time) of floats in [-1, 1] or of uint8, int8, int16, int32.
         sample_rate_hz: of an array, default 16000; not allowed for anything else.
-        pcm: read the bytes as raw PCM. Files named ``.pcm`` or ``.raw`` are read as s16le:16000:1 unless said otherwise.
+        pcm: read the bytes as raw PCM. Files named ``.pcm`` or ``.raw`` are read as s16le:16000:1 by default.
         max_s: longest audio read; the rest is left out with a note.
 
     Raises:
@@ -130,7 +131,7 @@ def open_recording(
     if isinstance(source, (str, os.PathLike)):
         if os.fspath(source) == "-":
             return _open_stream("<stdin>", sys.stdin.buffer, pcm, max_s)
-        return _open_path(Path(source), pcm, max_s)
+        return _open_path(os.fspath(source), pcm, max_s)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
         return _open_stream(name if isinstance(name, str) else "<stream>", source, pcm, max_s)
@@ -156,8 +157,11 @@ def load(
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
-def _open_path(path: Path, pcm: PcmFormat | None, max_s: float) -> Recording:
-    name = str(path)
+def _open_path(given: str, pcm: PcmFormat | None, max_s: float) -> Recording:
+    name = given if given.isprintable() else repr(given)
+    if not given:
+        raise UserError("cannot read a recording without a name; give a local audio file, or - for standard input")
+    path = Path(given)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -185,27 +189,32 @@ def _open_path(path: Path, pcm: PcmFormat | None, max_s: float) -> Recording:
 
 def _open_stream(name: str, stream: BinaryIO, pcm: PcmFormat | None, max_s: float) -> Recording:
     """A stream that cannot seek (a pipe) is kept in a temporary file on disk: MP4 must be read back and forth."""
-    kept: list[BinaryIO] = []
+    if not isinstance(stream.read(0), bytes):
+        raise UserError(f"cannot read {name}: it gives text; open it in binary mode")
+    seekable = getattr(stream, "seekable", lambda: False)() and stream.tell() == 0
+    copies: list[BinaryIO] = []
 
     def chunks(notes: list[str]) -> Iterator[Chunk]:
-        if not kept:
-            seekable = getattr(stream, "seekable", lambda: False)()
-            kept.append(stream if seekable and stream.tell() == 0 else _spool(stream, name))
-        yield from decode(kept[0], name, pcm, notes)
+        if not seekable and not copies:
+            copies.append(_spool(stream, name))
+        yield from decode(stream if seekable else copies[0], name, pcm, notes)
 
-    return Recording(name, chunks, max_s)
+    recording = Recording(name, chunks, max_s)
+    weakref.finalize(recording, lambda: [copy.close() for copy in copies])
+    return recording
 
 
 def _spool(stream: BinaryIO, name: str) -> BinaryIO:
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the recording, then the system removes it
-    size_bytes = 0
-    while data := stream.read(1 << 20):
-        if not isinstance(data, bytes):
-            raise UserError(f"cannot read {name}: it gives text; open it in binary mode")
-        size_bytes += len(data)
-        if size_bytes > MAX_SPOOL_BYTES:
-            raise UserError(f"cannot read {name}: more than {MAX_SPOOL_BYTES >> 30} GiB; give a file instead of a stream")
-        copy.write(data)
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the recording
+    try:
+        while data := stream.read(1 << 20):
+            if copy.tell() + len(data) > MAX_SPOOL_BYTES:
+                limit = f"{MAX_SPOOL_BYTES / 2**30:g} GiB"
+                raise UserError(f"cannot read {name}: more than {limit} in a stream; give a file instead")
+            copy.write(data)
+    except BaseException:
+        copy.close()
+        raise
     return copy
 
 

@@ -3,6 +3,7 @@
 Shapes: `M` mel bins, `F` mel frames, `S` speech vectors, `D` decoder width, `V` vocabulary, `T` encoder frames.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,7 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zhiyin.config import build
+
 Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+FRAMES_PER_S = 100  # mel frames of 10 ms
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,36 @@ class ModelSpec:
     licence: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def max_frames(self) -> int:
+        """The most mel frames the encoder takes at once."""
+        return round(self.max_window_s * FRAMES_PER_S)
+
+    def check_mel(self, mel_MF: Float32) -> None:
+        """Refuse features the encoder was not made for; windows are cut before this.
+
+        Raises:
+            ValueError: another number of mel bins, no frame, or more than `max_frames`.
+        """
+        if mel_MF.ndim != 2 or len(mel_MF) != self.num_mels or not 1 <= mel_MF.shape[1] <= self.max_frames:
+            allowed = f"[{self.num_mels}, 1 to {self.max_frames}]"
+            raise ValueError(f"features of shape {list(mel_MF.shape)}: model '{self.name}' takes {allowed}")
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], where: str) -> "ModelSpec":
+        """Read `to_record`'s dictionary.
+
+        Raises:
+            UserError: a field is unknown, missing or of another type; `where` says in which file.
+        """
+        fields = dict(record)
+        extra = fields.pop("extra", {})
+        return dataclasses.replace(build(cls, fields, where), extra=extra)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -75,7 +111,15 @@ class Session(Protocol):
     """One running generation: a batch of sequences and their key/value cache."""
 
     def extend(self, embeds: Sequence[Float32]) -> Float32:
-        """Add embeddings [n, D] to each sequence (rows may differ in n); logits [B, V] after each one's last."""
+        """Add embeddings [n, D] to each sequence (rows may differ in n); logits [B, V] after each one's last.
+
+        Raises:
+            ValueError: a sequence would get longer than the cache.
+        """
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences only, in this order; the others are finished."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 The sentences are data, one JSON file per task under `prompts/`::
 
-    <task>.json     language -> split -> phrasings; one that ends with a question mark is a question, the others commands
+    <task>.json     language -> split -> phrasings; those that end with a question mark are questions, others commands
     combined.json   "asr+ser" -> language -> split -> phrasings written for exactly that combination
     joining.json    language -> how single phrasings are opened and joined into one request
     unfit.json      language -> split -> requests that no task fits; their right reply is `render.NO_TASK`

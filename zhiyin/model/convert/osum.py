@@ -165,7 +165,7 @@ def _merge_lora(
         weight = _required(ours, f"{stem}.weight", where).float()
         down, up = (ours.pop(name, None) for name in (f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"))
         if down is None or up is None:
-            raise UserError(f"{where}: '{stem}' is wrapped for LoRA, but one of its two LoRA matrices is missing")
+            raise UserError(f"{where}: '{stem}' is wrapped for LoRA, but not both of its LoRA matrices are inside")
         if (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
             shapes = " x ".join(str(tuple(matrix.shape)) for matrix in (up, down))
             raise UserError(f"{where}: LoRA of '{stem}' is {shapes}, which does not fit {tuple(weight.shape)}")

@@ -1,0 +1,57 @@
+# make demo    a true result from a bare clone: environment, base set, the main job on samples/
+# make test    everything the tests need, and the tests
+# make check   lint, types and tests, as .ci/run does
+# Overridable: VENV (where the environment lives), PYTHON (which interpreter makes it), PYTEST_ARGS.
+
+VENV ?= .venv
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: help demo test lint format types check samples pins clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(VENV)/.base
+	@$(BIN)/zhiyin understand samples --task asr,sgc
+	@echo "What was really said stands in samples/truth.jsonl."
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+check: lint types test
+
+# Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.
+samples: $(VENV)/.base
+	$(BIN)/python scripts/make_samples.py samples
+
+# Run after a deliberate upgrade in $(VENV).
+pins: $(VENV)/.test
+	$(BIN)/python scripts/make_pins.py > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamps: an environment is completed once, and again when what it is made from changes.
+SOURCES = pyproject.toml constraints.txt scripts/make_env.py
+
+$(VENV)/.base: $(SOURCES)
+	$(PYTHON) scripts/make_env.py $(VENV) base
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(PYTHON) scripts/make_env.py $(VENV) test
+	@touch $@

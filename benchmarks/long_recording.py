@@ -1,0 +1,81 @@
+"""Memory and completeness on long recordings: 5 minutes against 2 hours of the same synthetic conversation.
+
+    python benchmarks/long_recording.py [--hours 2]
+
+The recording repeats our samples with pauses, so the right text is known: it is compared with what came back.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from measure import SAMPLES, ZHIYIN, run
+
+from zhiyin.text.score import edits, words
+
+RATE_HZ = 16_000
+
+
+def pieces(seed: int) -> Iterator[tuple[np.ndarray, str]]:
+    """Samples in random order with a pause of half a second to three seconds after each, without end."""
+    truth = [json.loads(line) for line in (SAMPLES / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
+    spoken = [(soundfile.read(SAMPLES / row["audio"], dtype="float32")[0], row["text"]) for row in truth]
+    rng = random.Random(seed)
+    for _ in itertools.count():
+        samples, text = rng.choice(spoken)
+        yield np.concatenate([samples, np.zeros(int(rng.uniform(0.5, 3.0) * RATE_HZ), np.float32)]), text
+
+
+def write(path: Path, seconds: float) -> list[str]:
+    """Write a recording of at least `seconds`; returns its words."""
+    said: list[str] = []
+    written = 0
+    with soundfile.SoundFile(path, "w", RATE_HZ, 1, "PCM_16") as out:
+        for samples, text in pieces(seed=1):
+            out.write(samples)
+            said += words(text)
+            written += len(samples)
+            if written >= seconds * RATE_HZ:
+                return said
+    return said
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hours", type=float, default=2.0)
+    hours = parser.parse_args().hours
+    print("| recording | wall s | real-time factor | peak memory MB | words said | words heard | word error rate |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seconds in (("5 minutes", 300.0), (f"{hours:g} hours", hours * 3600)):
+            path = Path(folder) / "long.wav"
+            said = write(path, seconds)
+            cost = run([*ZHIYIN, "understand", str(path), "--format", "json"])
+            result = json.loads(cost.output)
+            heard = words(result["text"])
+            starts = [segment["start_s"] for segment in result["segments"]]
+            assert starts == sorted(starts), "segments are out of order"
+            wrong = edits(said, heard) / len(said) if len(said) < 3000 else _by_block(said, result)
+            print(
+                f"| {name} | {cost.wall_s:.1f} | {cost.wall_s / result['duration_s']:.4f} | {cost.peak_mb:.0f} "
+                f"| {len(said)} | {len(heard)} | {100 * wrong:.1f} % |",
+                flush=True,
+            )
+
+
+def _by_block(said: list[str], result: dict) -> float:
+    """Word error rate of a long text; rapidfuzz does the quadratic part."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(said, words(result["text"])) / len(said)
+
+
+if __name__ == "__main__":
+    main()

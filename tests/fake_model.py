@@ -1,0 +1,137 @@
+"""A model without weights: says what a test tells it to, through the real protocol and a real tokenizer.
+
+Shapes: `D` is 4: what the vector is (token, marker, speech), and what it carries.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from zhiyin import Model
+from zhiyin.runtime.base import Device, Encoded, Float32, ModelSpec
+from zhiyin.runtime.load import Loaded
+
+EOS = "<eos>"
+ENDLESS = "..."  # a reply that ends with this word goes on with the word before it for ever
+TOKEN, MARKER, SPEECH = 1.0, 2.0, 3.0
+
+# (prompt, number of the window, its seconds) -> reply
+Say = Callable[[str, int, float], str]
+
+
+def tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """One token per mark or word of `texts`."""
+    pieces = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("<[^<>]*>"), "isolated"), pre_tokenizers.WhitespaceSplit()]
+    )
+    words = [word for text in texts for word, _ in pieces.pre_tokenize_str(text)]
+    vocab = {word: i for i, word in enumerate(dict.fromkeys([EOS, "<unk>", *words]))}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    made.add_special_tokens([EOS])
+    made.pre_tokenizer = pieces
+    return made
+
+
+class FakeBackend:
+    """Records what it is asked; `say` decides what it answers."""
+
+    name = "fake"
+    device = Device("cpu", "test")
+    markers = np.array([[MARKER, 0, 0, 0], [MARKER, 1, 0, 0]], np.float32)
+
+    def __init__(self, say: Say, spec: ModelSpec, words: Tokenizer, *, encode_s: float = 0.0):
+        self.say, self.spec, self.words, self.encode_s = say, spec, words, encode_s
+        self.batches: list[int] = []
+        self.prompts: list[str] = []
+
+    def encode(self, mels: Sequence[Float32]) -> list[Encoded]:
+        """Speech vectors that carry the number of the window and its seconds."""
+        time.sleep(self.encode_s)
+        first = sum(self.batches)
+        self.batches.append(len(mels))
+        assert all(mel.shape[0] == self.spec.num_mels and 1 <= mel.shape[1] <= self.spec.max_frames for mel in mels)
+        return [
+            Encoded(np.tile(np.array([[SPEECH, first + i, mel.shape[1] / 100, 0]], np.float32), (2, 1)))
+            for i, mel in enumerate(mels)
+        ]
+
+    def embed(self, ids: Sequence[int]) -> Float32:
+        """Vectors that carry the ids."""
+        return np.array([[TOKEN, i, 0, 0] for i in ids], np.float32).reshape(-1, 4)
+
+    def start(self, batch: int) -> "FakeSession":
+        """A generation in which nothing was said yet."""
+        return FakeSession(self, batch)
+
+
+class FakeSession:
+    """Scores the next word of each row's reply highest."""
+
+    def __init__(self, backend: FakeBackend, batch: int):
+        self.backend = backend
+        self.replies: list[list[int]] = []
+        self.places = [0] * batch
+
+    def extend(self, embeds: Sequence[Float32]) -> Float32:
+        """Logits [B, V] for the next word."""
+        assert len(embeds) == len(self.places)
+        if not self.replies:
+            self.replies = [self._reply(row) for row in embeds]
+        logits = np.zeros((len(embeds), self.backend.words.get_vocab_size()), np.float32)
+        for row, (reply, place) in enumerate(zip(self.replies, self.places, strict=True)):
+            logits[row, reply[min(place, len(reply) - 1)]] = 10.0
+            self.places[row] += 1
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget the other rows."""
+        self.replies = [self.replies[row] for row in rows]
+        self.places = [self.places[row] for row in rows]
+
+    def _reply(self, row: Float32) -> list[int]:
+        kinds = row[:, 0].tolist()
+        begin, end = kinds.index(MARKER), len(kinds) - 1 - kinds[::-1].index(MARKER)
+        assert set(kinds[begin + 1 : end]) == {SPEECH}
+        asked = self.backend.words.decode([int(i) for i in row[:begin, 1]], skip_special_tokens=False)
+        self.backend.prompts.append(asked)
+        text = self.backend.say(asked, int(row[begin + 1, 1]), float(row[begin + 1, 2]))
+        ids = self.backend.words.encode(text.removesuffix(ENDLESS), add_special_tokens=False).ids
+        assert self.backend.words.token_to_id("<unk>") not in ids, f"{text!r} holds a word the test did not announce"
+        return ids if text.endswith(ENDLESS) else [*ids, self.backend.words.token_to_id(EOS)]
+
+
+def fake_model(
+    say: str | Sequence[str] | Say,
+    words: Iterable[str] = (),
+    *,
+    tasks: tuple[str, ...] = ("asr", "srwt", "ved", "ser", "sgc", "sttc", "ast"),
+    labels: dict[str, tuple[str, ...]] | None = None,
+    max_window_s: float = 15.0,
+    max_tokens: int = 512,
+    can_follow_instructions: bool = True,
+    family: str = "zhiyin",
+    encode_s: float = 0.0,
+) -> Model:
+    """A model that gives one reply always, one of a list for each window in turn, or what a function says."""
+    tags = [f"<{task}>" for task in tasks]
+    if isinstance(say, str):
+        texts, answer = [say], lambda asked, number, seconds: say
+    elif callable(say):
+        texts, answer = [], say
+    else:
+        texts, answer = list(say), lambda asked, number, seconds: say[number % len(say)]
+    made = tokenizer([*tags, *texts, *words])
+    spec = ModelSpec(
+        name="fake",
+        family=family,
+        tasks=tasks,
+        eos_id=made.token_to_id(EOS),
+        labels=labels or {},
+        languages=("en", "zh"),
+        max_window_s=max_window_s,
+        max_tokens=max_tokens,
+        can_follow_instructions=can_follow_instructions,
+    )
+    return Model(Loaded(FakeBackend(answer, spec, made, encode_s=encode_s), made, "fake"))

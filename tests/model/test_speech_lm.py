@@ -1,0 +1,102 @@
+"""The row layout, the two losses against brute force, and that every weight learns."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from zhiyin.model.speech_lm import IGNORE, Row, Speech, SpeechLM
+
+
+def test_rows_read_before_begin_speech_end_after_target(tiny):
+    torch.nn.init.normal_(tiny.markers)
+    speech = tiny.listen(torch.randn(2, 8, 40), torch.tensor([40, 17]))
+    rows = [Row([5, 6], [7], [8, 3]), Row([], [], [9, 10, 3])]
+    sequences = tiny.assemble(speech, rows)
+    table, (begin, end) = tiny.decoder.embed_tokens.weight, tiny.markers
+    assert speech.vector_counts_B.tolist() == [5, 3]
+    first = [table[5], table[6], begin, *speech.vectors_BSD[0, :5], end, table[7], table[8], table[3]]
+    second = [begin, *speech.vectors_BSD[1, :3], end, table[9], table[10], table[3]]
+    assert sequences.lengths == (len(first), len(second)) == (12, 8)
+    assert torch.equal(sequences.embeds_BND[0], torch.stack(first))
+    assert torch.equal(sequences.embeds_BND[1, :8], torch.stack(second))
+    assert sequences.labels_BN.tolist() == [[IGNORE] * 10 + [8, 3], [IGNORE] * 5 + [9, 10, 3] + [IGNORE] * 4]
+
+
+def test_text_only_rows_have_no_markers(tiny):
+    sequences = tiny.assemble(None, [Row([5], [6], [7, 3])])
+    assert torch.equal(sequences.embeds_BND[0], tiny.decoder.embed_tokens.weight[[5, 6, 7, 3]])
+
+
+def test_loss_is_the_mean_over_target_tokens_of_the_batch(tiny):
+    rows = [Row([5, 6], [7], [8, 3]), Row([4], [], [9, 10, 11, 3])]
+    loss, logits = tiny.loss(tiny.assemble(None, rows))
+    assert logits.shape == (6, 40)
+    terms = []
+    for row in rows:
+        ids = torch.tensor([*row.before, *row.after, *row.target])
+        hidden = tiny.decoder(tiny.decoder.embed_tokens(ids)[None])[0]
+        probabilities = tiny.decoder.logits(hidden).log_softmax(-1)
+        terms += [-float(probabilities[i - 1, ids[i]]) for i in range(len(ids) - len(row.target), len(ids))]
+    assert float(loss) == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+    smooth, _ = tiny.loss(tiny.assemble(None, rows), label_smoothing=0.1)
+    uniform = -float(logits.log_softmax(-1).mean())
+    assert float(smooth) == pytest.approx(0.9 * float(loss) + 0.1 * uniform, abs=1e-5)
+
+
+def brute_force_ctc(logits_TV: Tensor, target: list[int]) -> float:
+    """-log of the summed probability of every path that collapses to the target; infinite where there is none."""
+    scores = logits_TV.log_softmax(-1)
+    total = 0.0
+    for path in itertools.product(range(logits_TV.shape[1]), repeat=len(logits_TV)):
+        if [token for token, _ in itertools.groupby(path) if token != 0] == target:
+            total += math.exp(sum(float(scores[t, token]) for t, token in enumerate(path)))
+    return -math.log(total) if total else math.inf
+
+
+class Flat(torch.nn.Module):
+    """Stands for the CTC head: the encoder frames are the logits already."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@given(
+    targets=st.lists(st.lists(st.integers(1, 2), max_size=3), min_size=1, max_size=3),
+    lengths=st.lists(st.integers(1, 5), min_size=3, max_size=3),
+)
+def test_ctc_loss_against_brute_force(targets, lengths):
+    torch.manual_seed(0)
+    lm = SpeechLM.__new__(SpeechLM)
+    torch.nn.Module.__init__(lm)
+    lm.ctc = Flat()
+    frames = torch.randn(len(targets), 5, 3)
+    speech = Speech(frames, torch.tensor(lengths[: len(targets)]), frames, torch.tensor(lengths[: len(targets)]))
+    rows = list(zip(frames, lengths, targets, strict=False))
+    terms = [brute_force_ctc(logits[:length], target) for logits, length, target in rows if target]
+    tokens = sum(map(len, targets))
+    expected = sum(term for term in terms if math.isfinite(term)) / tokens if tokens else 0.0
+    assert float(lm.ctc_loss(speech, targets)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_weight_gets_a_finite_gradient(tiny):
+    with torch.enable_grad():
+        speech = tiny.train().listen(torch.randn(2, 8, 40), torch.tensor([40, 23]))
+        loss, _ = tiny.loss(tiny.assemble(speech, [Row([5], [], [8, 3]), Row([6], [], [9, 3])]))
+        (loss + tiny.ctc_loss(speech, [[8], [9]])).backward()
+    for name, parameter in tiny.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_padding_does_not_move_the_loss(tiny):
+    mel, rows = torch.randn(1, 8, 23), [Row([5], [], [8, 3])]
+    alone = tiny.listen(mel, torch.tensor([23]))
+    padded = tiny.listen(torch.cat([mel, torch.randn(1, 8, 30)], dim=2), torch.tensor([23]))
+    assert float(tiny.loss(tiny.assemble(alone, rows))[0]) == pytest.approx(
+        float(tiny.loss(tiny.assemble(padded, rows))[0]), abs=1e-5
+    )
+    assert float(tiny.ctc_loss(alone, [[8]])) == pytest.approx(float(tiny.ctc_loss(padded, [[8]])), abs=1e-5)

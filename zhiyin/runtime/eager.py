@@ -1,0 +1,144 @@
+"""Runs a checkpoint with PyTorch on any device torch has (extra `train`).
+
+Call `runtime.device.before_torch` before this module is imported. Shapes as in `runtime.onnx`.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zhiyin.errors import UserError
+from zhiyin.model import checkpoint
+from zhiyin.model.config import ModelConfig
+from zhiyin.model.speech_lm import SpeechLM
+from zhiyin.runtime.base import FRAMES_PER_S, Encoded, Float32, Int64, ModelSpec
+from zhiyin.runtime.device import choose
+from zhiyin.runtime.session import CachedSession
+
+ENGINE = "torch"
+MAX_CALL_TOKENS = 512  # bounds the memory that a long prompt needs at once
+
+
+def devices() -> tuple[str, ...]:
+    """What torch can run on here, e.g. ``("cpu",)``."""
+    if not torch.accelerator.is_available():
+        return ("cpu",)
+    kind = torch.accelerator.current_accelerator()
+    return (*(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())), "cpu") if kind else ("cpu",)
+
+
+def spec_of(config: ModelConfig, spec: dict[str, Any], where: str) -> ModelSpec:
+    """A checkpoint's spec, with what its sizes already say taken from them.
+
+    Raises:
+        UserError: a field is unknown, missing or of another type, or the window is longer than the position tables.
+    """
+    facts = {
+        "family": config.family,
+        "eos_id": config.eos_id,
+        "num_mels": config.encoder.num_mels,
+        "frames_per_vector": config.frames_per_vector,
+    }
+    known = ModelSpec.from_record({**spec, **facts}, where)
+    stride = math.prod(config.encoder.conv_strides)
+    most = min(config.encoder.max_positions * stride, config.projector.max_positions * config.frames_per_vector)
+    if known.max_frames > most:
+        wrong = f"max_window_s {known.max_window_s:g} is more than its positions allow ({most / FRAMES_PER_S:g})"
+        raise UserError(f"{where}: {wrong}; lower it")
+    return known
+
+
+class EagerBackend:
+    """A checkpoint as a backend, in float32."""
+
+    name = "eager"
+
+    def __init__(self, folder: Path, *, device: str = "auto", threads: int | None = None, note: str = ""):
+        """Read a checkpoint.
+
+        Args:
+            folder: written by `model.checkpoint.save`.
+            device: see `runtime.device.choose`.
+            threads: of torch in this process; by default torch's own choice.
+            note: what `runtime.device.before_torch` said.
+
+        Raises:
+            UserError: no whole checkpoint, or the device is not there.
+        """
+        self.device = choose(device, devices(), engine=ENGINE, note=note)
+        if threads:
+            torch.set_num_threads(threads)
+        self.model, spec = checkpoint.load(folder, device=self.device.name)
+        self.spec = spec_of(self.model.config, spec, f"checkpoint {folder}: spec")
+
+    @torch.inference_mode()
+    def encode(self, mels: Sequence[Float32]) -> list[Encoded]:
+        """See `runtime.base.Backend`."""
+        for mel_MF in mels:
+            self.spec.check_mel(mel_MF)
+        if not mels:
+            return []
+        frames = [mel_MF.shape[1] for mel_MF in mels]
+        mel_BMF = np.zeros((len(mels), self.spec.num_mels, max(frames)), np.float32)
+        for i, mel_MF in enumerate(mels):
+            mel_BMF[i, :, : frames[i]] = mel_MF
+        speech = self.model.listen(self._send(mel_BMF), self._send(np.array(frames)))
+        vectors = [row[:count] for row, count in zip(speech.vectors_BSD, speech.vector_counts_B.tolist(), strict=True)]
+        if not self.model.config.ctc:
+            return [Encoded(_fetch(row_SD)) for row_SD in vectors]
+        ctc_BTV, lengths = self.model.ctc(speech.encoded_BTE), speech.encoded_lengths_B.tolist()
+        heads = [row[:length] for row, length in zip(ctc_BTV, lengths, strict=True)]
+        return [Encoded(_fetch(row_SD), _fetch(ctc_TV)) for row_SD, ctc_TV in zip(vectors, heads, strict=True)]
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int]) -> Float32:
+        """See `runtime.base.Backend`."""
+        return _fetch(self.model.decoder.embed_tokens(self._send(np.asarray(ids, np.int64))))
+
+    @property
+    def markers(self) -> Float32:
+        """See `runtime.base.Backend`."""
+        return _fetch(self.model.markers)
+
+    def start(self, batch: int) -> "EagerSession":
+        """See `runtime.base.Backend`."""
+        return EagerSession(self.model, batch, self.spec.max_tokens)
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device.name)
+
+
+class EagerSession(CachedSession):
+    """The cache as tensors on the model's device."""
+
+    def __init__(self, model: SpeechLM, batch: int, places: int):
+        super().__init__(batch, places, model.config.decoder.width)
+        self.decoder = model.decoder
+        self.keys_LBGCK, self.values_LBGCK = self.decoder.empty_cache(batch, places)
+
+    def call_size(self, wanted: int) -> int:
+        """See `CachedSession`."""
+        return min(wanted, MAX_CALL_TOKENS)
+
+    @torch.inference_mode()
+    def forward(self, embeds_BND: Float32, positions_BN: Int64, last_B: Int64) -> Float32:
+        """See `CachedSession`."""
+        place = self.keys_LBGCK.device
+        embeds, positions, last = (torch.from_numpy(array).to(place) for array in (embeds_BND, positions_BN, last_B))
+        hidden, self.keys_LBGCK, self.values_LBGCK = self.decoder.extend(
+            embeds, positions, self.keys_LBGCK, self.values_LBGCK
+        )
+        return _fetch(self.decoder.logits(hidden[torch.arange(len(last), device=place), last]))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `CachedSession`."""
+        self.keys_LBGCK, self.values_LBGCK = self.keys_LBGCK[:, list(rows)], self.values_LBGCK[:, list(rows)]
+
+
+def _fetch(tensor: Tensor) -> Float32:
+    return tensor.detach().float().cpu().numpy()
