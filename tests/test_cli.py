@@ -228,6 +228,7 @@ def test_tasks_lists_every_row(run) -> None:
 def test_info_says_what_a_model_is(run) -> None:
     out = run("info").out
     assert "model: fake\n" in out and "tasks: asr srwt" in out and "device: cpu (test)\n" in out
+    assert "sgc labels: female, male\n" in out
 
 
 def test_version_and_help(run) -> None:

@@ -19,6 +19,7 @@ from zhiyin.audio.io import Recording, load
 from zhiyin.audio.vad import Span
 from zhiyin.audio.windows import Window
 from zhiyin.tasks.parse import join_words
+from zhiyin.text import guard
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def cut_into(monkeypatch: pytest.MonkeyPatch):
     """Replace the search for speech by given windows: (start, end) or (start, end, overlap with the one before)."""
 
     def replace(*windows: tuple[float, ...]) -> None:
-        def cut(blocks, *, limit_s: float, keep_nonspeech: bool) -> Iterator[Window]:
+        def cut(blocks, *, limit_s: float, overlap_s: float, keep_nonspeech: bool) -> Iterator[Window]:
             assert sum(map(len, blocks))
             for start_s, end_s, *overlap in windows:
                 yield Window(start_s, noise(end_s - start_s), (Span(start_s, end_s),), *overlap)
@@ -92,16 +93,25 @@ def test_many_windows_come_out_complete_and_in_order(
     assert times == sorted(times)
 
 
+def test_short_windows_share_speech_that_goes_on(speech: Float32) -> None:
+    """A real cut inside speech: the words of both sides are joined and none is lost."""
+    talk = np.tile(speech[4000:27000], 6)
+    model = fake_model([f"w{i} x{i}" for i in range(40)], max_window_s=2.0)
+    result = model.understand(talk)
+    assert sum(backend(model).batches) > 4
+    assert result.text == " ".join(f"w{i} x{i}" for i in range(sum(backend(model).batches)))
+
+
 def test_chinese_is_joined_without_spaces(cut_into) -> None:
     cut_into((0, 1), (2, 3), (4, 5))
     assert fake_model(["打开", "北京", "wifi"]).understand(noise(6)).text == "打开北京wifi"
 
 
 def test_the_label_with_most_speech_wins(cut_into) -> None:
-    cut_into((0, 2), (3, 5), (6, 9))
+    cut_into((0, 1), (2, 3), (4, 8))
     model = fake_model(["<male>", "<male>", "<female>"])
     result = model.understand(noise(10), ["sgc"])
-    assert result.labels == {"sgc": "male"}
+    assert result.labels == {"sgc": "female"}
     assert [segment.labels["sgc"] for segment in result.segments] == ["male", "male", "female"]
 
 
@@ -296,6 +306,12 @@ def test_every_kind_of_source(speech: Float32, repository: Path) -> None:
     assert model.understand(np.repeat(speech, 3), sample_rate_hz=48_000).text == "four"
 
 
+def test_every_guard_is_documented(repository: Path) -> None:
+    document = (repository / "docs" / "result.md").read_text(encoding="utf-8")
+    names = (guard.REPETITION, guard.DENSITY, pipeline.UNFINISHED, pipeline.NOT_SPEECH)
+    assert [name for name in names if f"`{name}`" not in document] == []
+
+
 def lazy(seconds: float, counter: list[int]) -> Recording:
     """Audio made while it is read, a second at a time."""
 
@@ -308,7 +324,9 @@ def lazy(seconds: float, counter: list[int]) -> Recording:
     return Recording("<lazy>", chunks, max_s=1e9)
 
 
-def cut_blindly(blocks: Iterator[Float32], *, limit_s: float, keep_nonspeech: bool) -> Iterator[Window]:
+def cut_blindly(
+    blocks: Iterator[Float32], *, limit_s: float, overlap_s: float, keep_nonspeech: bool
+) -> Iterator[Window]:
     """Every block is a window."""
     start_s = 0.0
     for block_T in blocks:

@@ -1,18 +1,23 @@
 """`zhiyin info`: what a model says of itself and where it would run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import zhiyin
+from zhiyin.tasks import table
 
 
 def describe(model: str | None, device: str, backend: str) -> str:
     """One ``name: value`` line per fact, after really loading the model."""
     running = zhiyin.load(model, device=device, backend=backend).loaded
     spec = running.backend.spec
+    rows = table.with_labels([task for task in table.TASKS if task.id in spec.tasks], spec.labels)
     facts = {
         "model": spec.name,
         "folder": running.source,
         "family": spec.family,
         "tasks": " ".join(spec.tasks),
-        **{f"labels {task}": ", ".join(labels) for task, labels in spec.labels.items()},
+        **{f"{task.id} labels": ", ".join(task.labels) for task in rows if task.labels},
         "languages": " ".join(spec.languages) or "not said",
         "plain language": "yes" if spec.can_follow_instructions else "no",
         "window": f"{spec.max_window_s:g} s",
@@ -20,6 +25,12 @@ def describe(model: str | None, device: str, backend: str) -> str:
         "licence": spec.licence or "not said",
         "backend": running.backend.name,
         "device": str(running.backend.device),
-        **{name: str(value) for name, value in spec.extra.items()},
+        **spec.extra,
     }
-    return "".join(f"{name}: {value}\n" for name, value in facts.items())
+    return "".join(f"{name}: {_line(value)}\n" for name, value in facts.items())
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_line(item)}" for name, item in value.items())
+    return str(value)

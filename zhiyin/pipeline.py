@@ -20,7 +20,7 @@ from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32, log_mel
 from zhiyin.audio.io import Recording, Source, open_recording
 from zhiyin.audio.merge import merge_text, merge_words
 from zhiyin.audio.vad import Span
-from zhiyin.audio.windows import Window, cut
+from zhiyin.audio.windows import OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
 from zhiyin.result import Result, Segment, Word
 from zhiyin.runtime.base import ModelSpec
@@ -143,7 +143,9 @@ def _segments(recording: "_Counted", asked: Request, model: Loaded) -> Iterator[
     """Windows in batches through the model; a segment is final once the next window cannot change it any more."""
     # a cough or a cry is no speech; what an instruction asks for is only known from the reply
     keep_nonspeech = bool(asked.instruction) or any(task.id == "ved" for task in asked.tasks)
-    windows = cut(recording.blocks(), limit_s=model.backend.spec.max_window_s, keep_nonspeech=keep_nonspeech)
+    limit_s = model.backend.spec.max_window_s
+    overlap_s = min(OVERLAP_S, limit_s / 6)  # shorter windows than 6 s cannot spare a second
+    windows = cut(recording.blocks(), limit_s=limit_s, overlap_s=overlap_s, keep_nonspeech=keep_nonspeech)
     last: _Heard | None = None
     for heard in _hear(windows, asked, model):
         if last is not None:

@@ -106,10 +106,10 @@ def test_greedy_replies_are_those_of_the_whole_sequence(tiny, name, monkeypatch)
     prompts = tiny.prompts()
     free = [tiny.oracle(prompt, 24, eos_id=-1) for prompt in prompts]
     assert len({reply.ids for reply in free}) == len(prompts) and len(set(free[0].ids)) > 5, "the models say something"
-    eos_id = free[0].ids[7]  # so that rows end at different times, some never
+    eos_id = free[0].ids[7]  # so that rows end at different times
     monkeypatch.setattr(backend, "spec", dataclasses.replace(backend.spec, eos_id=eos_id))
     expected = [tiny.oracle(prompt, 24, eos_id) for prompt in prompts]
-    assert expected[0].ended and not all(reply.ended for reply in expected)
+    assert expected[0].ended and len({len(reply.ids) for reply in expected}) > 1
     for replies in (
         decode(backend, prompts, max_new_tokens=24),
         [decode(backend, [prompt], max_new_tokens=24)[0] for prompt in prompts],

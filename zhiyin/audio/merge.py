@@ -19,6 +19,7 @@ _CLOSING = re.compile(r"[^\w\s(\[{<\"'“‘（《【「]")
 
 # Alignment scores. One equal word is evidence enough, but not if a whole word must be given up for it.
 _EQUAL = 1.0
+_EQUAL_PER_LETTER = 0.01  # a long word agrees less easily by chance; it decides between equal scores
 _DIFFERENT = -0.5
 _MISSING = -0.75
 _BROKEN_EDGE = -0.4  # the word at a window's edge may be half a word, in any spelling
@@ -138,7 +139,8 @@ def _align(tail: Sequence[_Token], head: Sequence[_Token]) -> tuple[float, list[
             options = [(score[i][j - 1] + skip_right, (0, 1))]
             if i:
                 same = tail[i - 1].key == head[j - 1].key
-                options.append((score[i - 1][j - 1] + (_EQUAL if same else _DIFFERENT), (1, 1)))
+                gain = _EQUAL + _EQUAL_PER_LETTER * len(tail[i - 1].key) if same else _DIFFERENT
+                options.append((score[i - 1][j - 1] + gain, (1, 1)))
                 next_key = head[j].key if j < columns else ""
                 skip_left = _edge(tail[i - 1].key, next_key, at_end=False) if i == rows else _MISSING
                 options.append((score[i - 1][j] + skip_left, (1, 0)))
@@ -180,13 +182,17 @@ def _match(left: Sequence[Word], right: Sequence[Word]) -> list[tuple[int, int]]
 
 
 def _settle(left: Sequence[Word], right: Sequence[Word], seam_s: float) -> list[Word]:
-    """Unmatched words between two matches: all of them, except those that collide with the better heard side."""
-    both = [*left, *right]
-    if left and right:
-        is_early = sum(map(_middle_s, both)) / len(both) < seam_s
-        winners, losers = (left, right) if is_early else (right, left)
-        both = [*winners, *(word for word in losers if not any(_collide(word, winner) for winner in winners))]
-    return sorted(both, key=_middle_s)
+    """Unmatched words between two matches: all of them, but of two that collide the one on its own side of the seam."""
+    dropped: set[tuple[str, int]] = set()
+    for i, left_word in enumerate(left):
+        for j, right_word in enumerate(right):
+            if ("left", i) in dropped or ("right", j) in dropped or not _collide(left_word, right_word):
+                continue
+            is_early = _middle_s(left_word) + _middle_s(right_word) < 2 * seam_s
+            dropped.add(("right", j) if is_early else ("left", i))
+    kept = [word for i, word in enumerate(left) if ("left", i) not in dropped]
+    kept += [word for j, word in enumerate(right) if ("right", j) not in dropped]
+    return sorted(kept, key=_middle_s)
 
 
 def _collide(a: Word, b: Word) -> bool:

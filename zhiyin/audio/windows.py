@@ -59,7 +59,7 @@ def cut(
     """Yield the windows of a recording in order, each as soon as it is complete.
 
     The windows hold all speech and do not depend on how the recording is divided into blocks. Near-silence (below
-    `SILENCE_PEAK`) never gives a window. About two windows and one block are held in memory.
+    `SILENCE_PEAK`) never gives a window. A few windows and blocks are held in memory.
 
     Args:
         blocks: mono 16 kHz float32 pieces [T] of any length.
@@ -157,8 +157,10 @@ class _Cutter:
         draft = self._draft or self._begin(span)
         while self._is_full(draft, span):
             window, draft = self._cut_inside(draft, span)
-            self._draft = draft
-            yield window
+            is_silent = _is_silent(window.samples_T)
+            self._draft = draft = replace(draft, overlap_s=0.0) if is_silent else draft
+            if not is_silent:
+                yield window
 
     def _is_past(self, draft: _Draft | None) -> bool:
         """Whether the next span, wherever it begins, is too far away to share the window."""

@@ -22,7 +22,7 @@ def requests(record: Record, spec_tasks: Sequence[str]) -> list[tuple[str, ...]]
     return [combined for combined in [plain + labels] if combined] + others
 
 
-def run(records: Sequence[Record], model: Loaded, out: Path, *, report: Callable[[int, int], None]) -> Path:
+def run(records: Sequence[Record], model: Loaded, out: Path, *, report: Callable[[Record], None]) -> Path:
     """Run every request of every record; resumes an interrupted run.
 
     Returns:
@@ -32,11 +32,11 @@ def run(records: Sequence[Record], model: Loaded, out: Path, *, report: Callable
     path = out / "results.jsonl"
     done = {(row["id"], tuple(row["tasks"])) for row in read(path)} if path.exists() else set()
     with path.open("a", encoding="utf-8") as lines:
-        for number, record in enumerate(records, start=1):
+        for record in records:
+            report(record)
             for tasks in requests(record, model.backend.spec.tasks):
                 if (record.id, tasks) not in done:
                     lines.write(json.dumps(_row(record, tasks, model), ensure_ascii=False) + "\n")
-            report(number, len(records))
     return path
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as fn
 
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.decoder import Decoder
-from zhiyin.model.encoder import Encoder
+from zhiyin.model.encoder import Encoder, length_mask
 from zhiyin.model.projector import Projector
 
 IGNORE = -100  # label value without loss, as in torch and transformers
@@ -46,6 +46,11 @@ class Speech:
     vectors_BSD: Tensor
     vector_counts_B: Tensor
 
+    def rows(self) -> Sequence[Tensor]:
+        """Each utterance's own vectors, without padding; one look-up, so that the gradient is written once."""
+        mask = length_mask(self.vector_counts_B, self.vectors_BSD.shape[1])
+        return self.vectors_BSD[mask].split(self.vector_counts_B.tolist())
+
 
 class SpeechLM(nn.Module):
     """Encoder, projector, decoder, two marker vectors around the speech, and an optional CTC head."""
@@ -68,15 +73,14 @@ class SpeechLM(nn.Module):
 
     def assemble(self, speech: Speech | None, rows: Sequence[Row]) -> Sequences:
         """Put each row's tokens around its speech vectors; without speech, a text-only row."""
+        pieces = iter(self._embed([piece for row in rows for piece in (row.before, row.after, row.target)]))
+        vectors = iter(speech.rows() if speech is not None else ())
+        begin, end = self.markers[:1], self.markers[1:]
         embeds, labels = [], []
-        for i, row in enumerate(rows):
-            parts = [self._embed(row.before)]
-            if speech is not None:
-                vectors = speech.vectors_BSD[i, : int(speech.vector_counts_B[i])]
-                begin, end = self.markers.to(vectors.dtype)
-                parts += [begin[None], vectors, end[None]]
-            parts += [self._embed(row.after), self._embed(row.target)]
-            embeds.append(torch.cat([part.to(self.markers.dtype) for part in parts]))
+        for row in rows:
+            before, after, target = next(pieces), next(pieces), next(pieces)
+            middle = () if speech is None else (begin, next(vectors), end)
+            embeds.append(torch.cat([part.to(self.markers.dtype) for part in (before, *middle, after, target)]))
             label = torch.full((len(embeds[-1]),), IGNORE, device=self.markers.device)
             if row.target:
                 label[-len(row.target) :] = torch.as_tensor(row.target, device=label.device)
@@ -112,6 +116,8 @@ class SpeechLM(nn.Module):
         )
         return total / sizes.sum()
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
-        index = torch.as_tensor(list(ids), dtype=torch.long, device=self.markers.device)
-        return self.decoder.embed_tokens(index)
+    def _embed(self, pieces: Sequence[Sequence[int]]) -> Sequence[Tensor]:
+        """Embeddings of each piece, looked up at once: every look-up costs a gradient the size of the whole table."""
+        ids = [token for piece in pieces for token in piece]
+        index = torch.as_tensor(ids, dtype=torch.long, device=self.markers.device)
+        return self.decoder.embed_tokens(index).split([len(piece) for piece in pieces])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zhiyin.config import build
+from zhiyin.errors import UserError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -96,6 +97,8 @@ class ModelSpec:
         """
         fields = dict(record)
         extra = fields.pop("extra", {})
+        if not isinstance(extra, dict):
+            raise UserError(f"{where}: extra: a table was expected, got {extra!r}")
         return dataclasses.replace(build(cls, fields, where), extra=extra)
 
 

@@ -1,6 +1,7 @@
 """Where a model runs, always with the reason. The only module outside `deploy/` that knows the names of devices."""
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
@@ -61,6 +62,7 @@ def provider(device: Device) -> tuple[str, dict[str, str]]:
     return PROVIDERS[kind], {"device_id": number or "0"} if kind != "cpu" else {}
 
 
+@functools.cache
 def before_torch() -> str:
     """Call before the first `import torch`: keeps an Ascend plug-in that cannot load from breaking it.
 
@@ -70,8 +72,10 @@ def before_torch() -> str:
     Returns:
         Why the plug-in is not used, or nothing.
     """
-    if "torch" in sys.modules or os.environ.get(_AUTOLOAD) == "0" or importlib.util.find_spec(_PLUGIN) is None:
+    if "torch" in sys.modules or importlib.util.find_spec(_PLUGIN) is None:
         return ""
+    if os.environ.get(_AUTOLOAD) == "0":
+        return f"{_AUTOLOAD}=0 keeps {_PLUGIN} out"
     os.environ[_AUTOLOAD] = "0"
     importlib.import_module("torch")
     try:

@@ -21,20 +21,11 @@ MIN_REDUCED = 4096  # elements; smaller tensors keep float32: they cost nothing 
 ALIGNMENT_BYTES = 64
 
 # What ATC has no parser for, what static compilers cannot plan, and what has a shape that depends on values.
-REFUSED = frozenset(
-    (
-        *("Attention", "Gelu", "RMSNormalization", "RotaryEmbedding", "Swish", "RNN"),
-        *(
-            "DequantizeLinear",
-            "DynamicQuantizeLinear",
-            "MatMulInteger",
-            "QLinearConv",
-            "QLinearMatMul",
-            "QuantizeLinear",
-        ),
-        *("Compress", "If", "Loop", "NonZero", "Scan", "Scatter", "ScatterElements", "ScatterND", "Unique"),
-    )
-)
+REFUSED = {
+    *("Attention", "Gelu", "RMSNormalization", "RotaryEmbedding", "Swish", "RNN", "MatMulInteger", "QLinearConv"),
+    *("QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("Compress", "If", "Loop", "NonZero", "Scan", "Scatter", "ScatterElements", "ScatterND", "Unique"),
+}
 
 
 class Weights:
@@ -89,10 +80,14 @@ def free_batch(model: ModelProto, axes: Mapping[str, int]) -> None:
         model: changed in place; every reshape in it keeps the batch in front.
         axes: input or output -> its batch axis.
     """
+    first = model.graph.input[0]
+    batch = first.type.tensor_type.shape.dim[axes[first.name]].dim_value
     targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
     for tensor in model.graph.initializer:
         if tensor.name in targets:
             shape = numpy_helper.to_array(tensor).copy()
+            if shape[0] != batch:
+                raise UserError(f"export: a reshape to {shape.tolist()} does not keep the batch in front")
             shape[0] = 0
             tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
     for value in (*model.graph.input, *model.graph.output):

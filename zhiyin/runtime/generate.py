@@ -91,16 +91,15 @@ class _Draft:
 
     def choose(self, logits_V: np.ndarray, eos_id: int, penalty: float, forbid: Sequence[int]) -> None:
         """Take the best token of one step."""
+        if not np.isfinite(logits_V).all():
+            raise FloatingPointError("the model's scores are not finite: its weights are broken, or overflow here")
         scores_V = logits_V.copy()
         said = list(set(self.ids))
         scores_V[said] = np.where(scores_V[said] > 0, scores_V[said] / penalty, scores_V[said] * penalty)
         scores_V[list(forbid)] = -np.inf
         token = int(scores_V.argmax())
         top = logits_V.max()
-        logprob = float(logits_V[token] - top - np.log(np.exp(logits_V - top).sum()))
-        if not np.isfinite(logprob):
-            raise FloatingPointError("the model's scores are not finite: its weights are broken, or overflow here")
-        self.logprobs.append(logprob)
+        self.logprobs.append(float(logits_V[token] - top - np.log(np.exp(logits_V - top).sum())))
         self.ended = token == eos_id
         if not self.ended:
             self.ids.append(token)

@@ -43,7 +43,7 @@ def load(
     Args:
         model: ``pocket`` or nothing for the built-in one, else a folder: a bundle (runs with onnxruntime) or a
             checkpoint (runs with torch, extra `train`). Single files are refused unread.
-        device: ``auto cpu cuda[:N] npu[:N] mps``.
+        device: see `runtime.device.choose`.
         backend: ``auto`` takes what the folder is for; ``onnx`` or ``eager`` insist on one.
         threads: CPU threads; by default a few.
 

@@ -1,0 +1,182 @@
+"""From names and folders to models; everything foreign is refused with one clear line; bundles need no torch."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zhiyin.errors import UserError
+from zhiyin.runtime import bundle
+from zhiyin.runtime import load as loading
+from zhiyin.runtime.generate import Prompt, decode
+from zhiyin.runtime.load import load
+
+Break = Callable[[Path], object]
+
+
+def test_folders_run_with_what_they_are_for(small) -> None:
+    for folder, name in ((small.bundle, "onnx"), (small.checkpoint, "eager")):
+        for backend in ("auto", name):
+            loaded = load(folder, backend=backend, threads=1)
+            assert (loaded.backend.name, loaded.source) == (name, str(folder))
+            assert loaded.tokenizer.token_to_id("t42") == 42
+            spec = loaded.backend.spec
+            assert (spec.name, spec.eos_id, spec.labels) == ("tiny", 5, {"sgc": ("female", "male")})
+            assert (spec.num_mels, spec.frames_per_vector, spec.extra["revision"]) == (80, 8, "test")
+
+
+def test_the_built_in_model_has_both_forms(small, tmp_path, monkeypatch) -> None:
+    (tmp_path / "pocket").mkdir()
+    shutil.copytree(small.bundle, tmp_path / "pocket" / "bundle")
+    shutil.copytree(small.checkpoint, tmp_path / "pocket" / "checkpoint")
+    monkeypatch.setattr(loading, "_POCKET_FOLDER", tmp_path / "pocket")
+    assert load(threads=1).source == load("pocket", threads=1).source == str(tmp_path / "pocket" / "bundle")
+    assert load("pocket", backend="eager").backend.name == "eager"
+
+
+def test_wrong_requests(small, tmp_path) -> None:
+    for arguments, message in (
+        ({"model": "pockett"}, r"model 'pockett' is not there; known: pocket, or a folder .*did you mean 'pocket'\?"),
+        ({"model": tmp_path / "nothing"}, "is not there; known: pocket"),
+        ({"model": small.bundle, "backend": "trt"}, "backend 'trt' is not known; known: auto onnx eager"),
+        (
+            {"model": small.bundle, "backend": "eager"},
+            r"needs config.json and model.safetensors \(backend eager\); found",
+        ),
+        ({"model": small.checkpoint, "backend": "onnx"}, r"needs bundle.json \(backend onnx\); found config.json"),
+        ({"model": tmp_path}, "needs bundle.json .* or config.json and .*; found nothing"),
+        ({"model": small.bundle, "device": "abacus"}, "device 'abacus' is not known"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(**arguments)
+
+
+def test_pickled_files_are_refused_unread(tmp_path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    for name in ("model.pt", "model.bin"):
+        (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(UserError, match=r"single file and was not opened: such files can run code"):
+            load(tmp_path / name)
+    with pytest.raises(UserError, match=r"found model.bin, model.pt"):
+        load(tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_without_torch_says_what_to_install(small, monkeypatch) -> None:
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"is a checkpoint and needs torch and safetensors: pip install 'zhiyin\[train\]'"
+    ):
+        load(small.checkpoint)
+
+
+def _edit(**fields: object) -> Break:
+    def change(folder: Path) -> None:
+        record = json.loads((folder / bundle.RECORD).read_text())
+        (folder / bundle.RECORD).write_text(json.dumps({**record, **fields}))
+
+    return change
+
+
+def _flip(name: str) -> Break:
+    def change(folder: Path) -> None:
+        raw = bytearray((folder / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (folder / name).write_bytes(raw)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip("decoder.weights"), r"decoder.weights is damaged \(its SHA-256 differs\)"),
+        (_flip("encoder.onnx"), "encoder.onnx is damaged"),
+        (_flip("tokenizer.json"), "tokenizer.json is damaged"),
+        (
+            lambda folder: (folder / "encoder.weights").write_bytes(b"12"),
+            r"encoder.weights is damaged \(2 bytes instead",
+        ),
+        (lambda folder: (folder / "encoder.weights").unlink(), "encoder.weights is missing; export or copy"),
+        (lambda folder: (folder / "markers.npy").unlink(), "markers.npy is missing"),
+        (lambda folder: (folder / "bundle.json").write_text("{"), "bundle.json is damaged"),
+        (lambda folder: (folder / "bundle.json").write_bytes(b"\xff\xfe\x00"), "bundle.json is damaged"),
+        (
+            lambda folder: (folder / "bundle.json").write_text("[]"),
+            "bundle.json is not zhiyin's; a bundle is a folder with",
+        ),
+        (_edit(format=2), "format 2, this zhiyin reads 1"),
+        (_edit(files=3), "no table 'files'"),
+        (_edit(files={}), "does not list encoder.onnx"),
+        (_edit(files={"../checkpoint/config.json": {}}), "does not list encoder.onnx"),
+        (_edit(tricks=["asr"]), "no setting 'tricks'"),
+        (_edit(eos_id="end"), "eos_id: int was expected"),
+        (_edit(extra=3), "extra: a table was expected"),
+    ],
+)
+def test_damaged_bundles_are_refused(small, tmp_path, damage: Break, message: str) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(small.bundle, folder)
+    assert bundle.read(folder).name == "tiny"
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_listed_file_outside_the_bundle_is_refused(small, tmp_path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(small.bundle, folder)
+    (tmp_path / "outside").write_text("x")
+    files = json.loads((folder / bundle.RECORD).read_text())["files"]
+    _edit(files={**files, "../outside": files[bundle.MARKERS]})(folder)
+    with pytest.raises(UserError, match=r"\.\./outside is missing"):
+        bundle.read(folder)
+
+
+def test_a_graph_that_is_none_is_refused(small, tmp_path) -> None:
+    """Whole by its record, but not a graph: another program wrote it."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(small.bundle, folder)
+    (folder / bundle.STEP).write_bytes(b"no graph")
+    bundle.seal(folder, bundle.read(small.bundle))
+    with pytest.raises(UserError, match=r"decoder_step.onnx does not open on cpu"):
+        load(folder)
+
+
+PLAIN = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "safetensors", "transformers", "accelerate"):
+            raise ImportError(f"{name} is not in the base install")
+
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+from zhiyin.runtime.generate import Prompt, decode
+from zhiyin.runtime.load import load
+loaded = load(sys.argv[1], threads=1)
+[heard] = loaded.backend.encode([np.load(sys.argv[2])])
+print(*decode(loaded.backend, [Prompt((1,), heard.vectors_SD, (2,))], max_new_tokens=9)[0].ids)
+"""
+
+
+def test_bundles_run_without_torch(small, tmp_path, repository) -> None:
+    [mel] = small.mels(120)
+    np.save(tmp_path / "mel.npy", mel)
+    command = [sys.executable, "-c", PLAIN, str(small.bundle), str(tmp_path / "mel.npy")]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    [heard] = small.eager.encode([mel])
+    [reply] = decode(small.eager, [Prompt((1,), heard.vectors_SD, (2,))], max_new_tokens=9)
+    assert done.stdout.split() == [str(token) for token in reply.ids] and len(reply.ids) > 1

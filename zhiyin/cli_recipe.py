@@ -1,0 +1,77 @@
+"""`zhiyin train`, `export` and `eval`: from a stage file to a bundle and its figures."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from zhiyin.cli_progress import Progress
+from zhiyin.errors import UserError
+
+
+def train(stage: Path, pack: Path, run: Path, device: str, threads: int) -> Path:
+    """Train a stage in a run folder, or go on where it stopped; returns the checkpoint's folder.
+
+    Raises:
+        UserError: an extra is missing, or a setting, the data or the run folder does not fit.
+    """
+    _need("torch", "matplotlib", extra="train")
+    import torch
+
+    from zhiyin.train import recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    with Progress(0) as progress:
+        return recipe.run(stage, pack, run, device=device, report=progress.say)
+
+
+def export(checkpoint: Path, out: Path, precision: str) -> str:
+    """Write a checkpoint as a bundle; returns a line about what was written.
+
+    Raises:
+        UserError: an extra is missing, the checkpoint is damaged, or a graph differs from PyTorch.
+    """
+    _need("torch", "onnx", extra="export")
+    from zhiyin.runtime import export as exporting
+
+    done = exporting.export(checkpoint, out, precision=precision)
+    differences = ", ".join(f"{graph} {value:.1e}" for graph, value in done.differences.items())
+    return f"{done.folder}: {done.size_bytes / 1e6:.1f} MB; largest difference to PyTorch, relative: {differences}"
+
+
+def evaluate(pack: Path, split: str, out: Path, model: str, device: str, backend: str, threads: int, limit: int) -> str:
+    """Run a split of the speech pack through the main job and score it; returns the table.
+
+    `results.jsonl` in `out` is resumed when it belongs to the same model and split, else replaced.
+    """
+    import zhiyin
+    from zhiyin.data.corpora import speech_pack
+    from zhiyin.evaluate import report, run, score
+
+    records = [record for record in speech_pack.read(pack, split) if record.tasks]
+    loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads or None).loaded
+    about = {"model": loaded.source, "spec": loaded.backend.spec.name, "precision": loaded.backend.spec.precision, "split": split}
+    record = out / "about.json"
+    if out.exists() and (not record.exists() or json.loads(record.read_text(encoding="utf-8")) != about):
+        if any(path.name not in ("about.json", "results.jsonl", "scores.json", "report.md") for path in out.iterdir()):
+            raise UserError(f"evaluation folder {out}: holds other files; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(about), encoding="utf-8")
+    chosen = records[:: max(1, len(records) // limit)] if limit else records
+    with Progress(len(chosen)) as progress:
+        results = run.run(chosen, loaded, out, report=lambda entry: progress.start(entry.id))
+    figures = score.score(run.read(results))
+    (out / "scores.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")
+    table = report.markdown(figures)
+    (out / "report.md").write_text(table, encoding="utf-8")
+    return table
+
+
+def _need(*packages: str, extra: str) -> None:
+    import importlib.util
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"this command needs {', '.join(missing)}: pip install 'zhiyin[{extra}]'")
