@@ -36,7 +36,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         speech = clip(Path(folder))
         rows = [
-            ("understand, 5 s clip, cold process", middle([*ZHIYIN, "understand", str(speech), "--task", "asr,sgc"], RUNS)),
+            (
+                "understand, 5 s clip, cold process",
+                middle([*ZHIYIN, "understand", str(speech), "--task", "asr,sgc"], RUNS),
+            ),
             ("--help", middle([*ZHIYIN, "--help"], RUNS)),
         ]
     print("| command | wall s (median) | peak memory MB |\n|---|--:|--:|")

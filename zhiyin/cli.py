@@ -5,6 +5,7 @@ line and exit code 2, a batch in which some recordings failed ends with 1, Ctrl-
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ app = typer.Typer(
 _MODEL_HELP = "A model folder; default: pocket, the built-in one."
 _DEVICE = typer.Option("--device", metavar="NAME", help="Where to run; auto says what it chose and why.")
 _BACKEND = typer.Option("--backend", metavar="NAME", help="How to run: auto, onnx or eager (needs torch).")
+_THREADS = typer.Option("--threads", min=0, help="CPU threads; 0 is all.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,3 +108,48 @@ def info(
     from zhiyin.cli_info import describe
 
     typer.echo(describe(model, device, backend), nl=False)
+
+
+@app.command()
+def train(
+    stage: Annotated[Path, typer.Argument(metavar="STAGE.toml", help="Settings, e.g. configs/pocket.toml.")],
+    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder; the same command resumes it.")],
+    device: Annotated[str, _DEVICE] = "auto",
+    threads: Annotated[int, _THREADS] = 0,
+) -> None:
+    """Train a stage (extra `train`); stop it at any time and give the same command again."""
+    from zhiyin import cli_recipe
+
+    typer.echo(cli_recipe.train(stage, pack, run, device, threads))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Replaced when every graph is right.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of the stored weights: float32, float16 or int8.")
+    ] = "float32",
+) -> None:
+    """Write a checkpoint as a bundle that runs without torch (extra `export`)."""
+    from zhiyin import cli_recipe
+
+    typer.echo(cli_recipe.export(checkpoint, out, precision))
+
+
+@app.command("eval")
+def evaluate(
+    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: its manifests and audio.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For results.jsonl, scores.json, report.md.")],
+    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "dev",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="About this many records, evenly spread; 0 is all.")] = 0,
+    model: Annotated[str, typer.Option("--model", metavar="PATH|NAME", help=_MODEL_HELP)] = "",
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
+    threads: Annotated[int, _THREADS] = 0,
+) -> None:
+    """Run a split through the main job and print its figures; resumes what was cut off."""
+    from zhiyin import cli_recipe
+
+    typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit), nl=False)

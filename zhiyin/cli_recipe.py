@@ -16,14 +16,13 @@ def train(stage: Path, pack: Path, run: Path, device: str, threads: int) -> Path
         UserError: an extra is missing, or a setting, the data or the run folder does not fit.
     """
     _need("torch", "matplotlib", extra="train")
-    import torch
+    from zhiyin.runtime.device import before_torch
 
+    note = before_torch()
     from zhiyin.train import recipe
 
-    if threads:
-        torch.set_num_threads(threads)
     with Progress(0) as progress:
-        return recipe.run(stage, pack, run, device=device, report=progress.say)
+        return recipe.run(stage, pack, run, device=device, threads=threads, note=note, report=progress.say)
 
 
 def export(checkpoint: Path, out: Path, precision: str) -> str:
@@ -51,7 +50,12 @@ def evaluate(pack: Path, split: str, out: Path, model: str, device: str, backend
 
     records = [record for record in speech_pack.read(pack, split) if record.tasks]
     loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads or None).loaded
-    about = {"model": loaded.source, "spec": loaded.backend.spec.name, "precision": loaded.backend.spec.precision, "split": split}
+    about = {
+        "model": loaded.source,
+        "spec": loaded.backend.spec.name,
+        "precision": loaded.backend.spec.precision,
+        "split": split,
+    }
     record = out / "about.json"
     if out.exists() and (not record.exists() or json.loads(record.read_text(encoding="utf-8")) != about):
         if any(path.name not in ("about.json", "results.jsonl", "scores.json", "report.md") for path in out.iterdir()):

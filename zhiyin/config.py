@@ -55,6 +55,8 @@ def build(kind: type[Settings], record: Any, where: str) -> Settings:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, where)

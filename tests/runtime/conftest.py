@@ -41,7 +41,8 @@ _DECODER = DecoderConfig(
 )
 DECODERS = {
     "qwen2": dataclasses.replace(_DECODER, qkv_bias=True, tie_embeddings=True),
-    "qwen3": dataclasses.replace(_DECODER, qkv_bias=False, qk_norm=True, num_kv_heads=2, head_width=24),
+    # dropout must be off in everything that runs or is exported
+    "qwen3": dataclasses.replace(_DECODER, qkv_bias=False, qk_norm=True, num_kv_heads=2, head_width=24, dropout=0.5),
     "pangu": dataclasses.replace(_DECODER, qkv_bias=True, out_bias=True, num_kv_heads=1),
 }
 

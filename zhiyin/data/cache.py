@@ -34,12 +34,16 @@ class FeatureCache:
         return self.frames_FM[start : start + count]
 
 
-def build(folder: Path, records: Sequence[Record], speeds: Sequence[float], *, num_mels: int = 80, workers: int = 2) -> FeatureCache:
+def build(
+    folder: Path, records: Sequence[Record], speeds: Sequence[float], *, num_mels: int = 80, workers: int = 2
+) -> FeatureCache:
     """Compute (or find) the features of `records` at `speeds`.
 
     A speed of 1.1 makes the recording 10 % shorter and higher, as a record player would.
     """
-    key = hashlib.sha256("\n".join([str(num_mels), str(speeds), *(f"{r.id} {r.duration_s}" for r in records)]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        "\n".join([str(num_mels), str(speeds), *(f"{r.id} {r.duration_s}" for r in records)]).encode()
+    ).hexdigest()[:16]
     array_path, index_path = folder / f"{key}.npy", folder / f"{key}.json"
     if not index_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,14 @@ def build(folder: Path, records: Sequence[Record], speeds: Sequence[float], *, n
     return FeatureCache(np.load(array_path, mmap_mode="r"), places)
 
 
-def _compute(array_path: Path, index_path: Path, records: Sequence[Record], speeds: tuple[float, ...], num_mels: int, workers: int) -> None:
+def _compute(
+    array_path: Path,
+    index_path: Path,
+    records: Sequence[Record],
+    speeds: tuple[float, ...],
+    num_mels: int,
+    workers: int,
+) -> None:
     places: dict[str, tuple[int, int]] = {}
     blocks: list[Float16] = []
     start = 0

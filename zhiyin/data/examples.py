@@ -8,7 +8,6 @@ from zhiyin.data.manifest import Record
 from zhiyin.tasks import prompts, render, table
 
 
-
 @dataclass(frozen=True)
 class TaskMix:
     """How a record's tasks become requests.
@@ -36,7 +35,13 @@ class Example:
 
 
 def make(
-    record: Record, mix: TaskMix, labels: Mapping[str, tuple[str, ...]], rng: random.Random, *, shift_s: float = 0.0, speed: float = 1.0,
+    record: Record,
+    mix: TaskMix,
+    labels: Mapping[str, tuple[str, ...]],
+    rng: random.Random,
+    *,
+    shift_s: float = 0.0,
+    speed: float = 1.0,
     time_step_s: float = 0.04,
 ) -> Example:
     """Choose tasks the record has a truth for, and render prompt and target.
@@ -51,7 +56,9 @@ def make(
         time_step_s: resolution of word times.
     """
     tasks = table.with_labels(table.select(_choose(record, mix, rng)), labels)
-    words = tuple(replace(w, start_s=w.start_s / speed + shift_s, end_s=w.end_s / speed + shift_s) for w in record.words)
+    words = tuple(
+        replace(w, start_s=w.start_s / speed + shift_s, end_s=w.end_s / speed + shift_s) for w in record.words
+    )
     truth = replace(record.truth, words=words)
     transcript = record.text or ""
     if rng.random() >= mix.plain_share:
@@ -79,5 +86,3 @@ def _choose(record: Record, mix: TaskMix, rng: random.Random) -> list[str]:
         others = [t for t in extras if kinds[t] == "label" and t != first]
         chosen += rng.sample(others, rng.choice((0, 0, min(1, len(others)), len(others))))
     return chosen if rng.random() < mix.x_only_share else ["asr", *chosen]
-
-

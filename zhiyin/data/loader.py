@@ -143,7 +143,13 @@ class Loader:
             clean = self.cache.get(record.id, speed).astype(np.float32)
             mel, front = augment(clean, self.augmentation, noise)
             example = make(
-                record, self.mix, self.labels, rng, shift_s=front / FRAMES_PER_S, speed=speed, time_step_s=self.time_step_s
+                record,
+                self.mix,
+                self.labels,
+                rng,
+                shift_s=front / FRAMES_PER_S,
+                speed=speed,
+                time_step_s=self.time_step_s,
             )
             mels.append(mel.T)
             prompts.append(self._ids(example.prompt))

@@ -93,7 +93,9 @@ def write(path: Path, records: Iterable[Record]) -> None:
             row = dataclasses.asdict(record)
             audio = record.audio.resolve()
             row["audio"] = str(audio.relative_to(root) if audio.is_relative_to(root) else audio)
-            out.write(json.dumps({k: v for k, v in row.items() if v not in ("", (), {}, None)}, ensure_ascii=False) + "\n")
+            out.write(
+                json.dumps({k: v for k, v in row.items() if v not in ("", (), {}, None)}, ensure_ascii=False) + "\n"
+            )
     temporary.replace(path)
 
 

@@ -31,7 +31,9 @@ def pocket(pack: Path, folder: Path) -> Material:
     joined = [
         replace(record, id=f"{source}_{record.id}")
         for seed, source in ((3, "fsdd"), (4, "dsp20"))
-        for record in synth.join_words(folder / f"joined-{source}", [r for r in train if r.source == source], JOINED, seed=seed)
+        for record in synth.join_words(
+            folder / f"joined-{source}", [r for r in train if r.source == source], JOINED, seed=seed
+        )
     ]
     held_out = [replace(record, id=f"heldout_{record.id}", source="synthetic-heldout") for record in held_out]
     return Material(

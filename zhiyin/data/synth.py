@@ -1,4 +1,4 @@
-"""Labelled speech from text-to-speech voices and from joined word recordings; all marked `source: synthetic*`.
+"""Labelled speech from text-to-speech voices and from joined words, all marked `source: synthetic`.
 
 Voices: espeak-ng (with its +f/+m variants) and flite, run as programs; they are tools of the recipe, not of the package.
 """
@@ -21,6 +21,7 @@ from zhiyin.errors import UserError
 from zhiyin.tasks.render import TimedWord
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen")
 ZH_NUMBERS = ("零", "一", "二", "三", "四", "五", "六", "七", "八", "九")
 ZH_WORDS = ("数字", "语音", "语言", "识别", "中国", "总工", "北京", "背景", "上海", "商行", "复旦", "饭店")
 GRID = (
@@ -47,7 +48,10 @@ class Voice:
 
 def voices() -> list[Voice]:
     """All voices of the recipe: about forty, two languages."""
-    out = [Voice("flite", name, "en", gender) for name, gender in (("slt", "female"), ("rms", "male"), ("awb", "male"), ("kal16", "male"))]
+    out = [
+        Voice("flite", name, "en", gender)
+        for name, gender in (("slt", "female"), ("rms", "male"), ("awb", "male"), ("kal16", "male"))
+    ]
     for base, language in (("en-us", "en"), ("en-gb", "en"), ("en-gb-scotland", "en"), ("cmn", "zh")):
         out.append(Voice("espeak-ng", base, language, "male"))
         for variant in ("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7"):
@@ -66,13 +70,36 @@ def say(voice: Voice, text: str, *, words_per_minute: int = 150, pitch: int = 50
         path = Path(folder) / "speech.wav"
         if voice.program == "flite":
             stretch = 150 / words_per_minute
-            command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={stretch:.2f}", "-t", text, "-o", str(path)]
+            command = [
+                "flite",
+                "-voice",
+                voice.name,
+                "--setf",
+                f"duration_stretch={stretch:.2f}",
+                "-t",
+                text,
+                "-o",
+                str(path),
+            ]
         else:
-            command = ["espeak-ng", "-v", voice.name, "-s", str(words_per_minute), "-p", str(pitch), "-w", str(path), text]
+            command = [
+                "espeak-ng",
+                "-v",
+                voice.name,
+                "-s",
+                str(words_per_minute),
+                "-p",
+                str(pitch),
+                "-w",
+                str(path),
+                text,
+            ]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=60)
         except FileNotFoundError as error:
-            raise UserError(f"synthesis: {voice.program} is not installed; install the package {voice.program}") from error
+            raise UserError(
+                f"synthesis: {voice.program} is not installed; install the package {voice.program}"
+            ) from error
         except subprocess.CalledProcessError as error:
             raise UserError(f"synthesis: {' '.join(command[:3])} failed: {error.stderr.decode()[-200:]!r}") from error
         return load(path)
@@ -113,8 +140,7 @@ def question(rng: random.Random) -> Line:
     """A small sum or a neighbour in counting, with its answer, in English or Chinese."""
     a, b = rng.randrange(10), rng.randrange(10)
     low, high = min(a, b), max(a, b)
-    number = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-              "seventeen eighteen").split()  # fmt: skip
+    number = (*DIGITS, *TEENS)
     zh = [*ZH_NUMBERS, "十", *(f"十{ZH_NUMBERS[i]}" for i in range(1, 9))]
     return rng.choice(
         (

@@ -12,7 +12,9 @@ BLANK, EOS = "<blank>", "<eos>"  # ids 0 and 1; the blank belongs to CTC
 CJK = r"[\u3400-\u4dbf\u4e00-\u9fff]"
 
 
-def train(texts: Iterable[str], marks: Sequence[str], *, num_pieces: int, max_time_s: float, time_step_s: float) -> Tokenizer:
+def train(
+    texts: Iterable[str], marks: Sequence[str], *, num_pieces: int, max_time_s: float, time_step_s: float
+) -> Tokenizer:
     """Train a tokenizer.
 
     Args:
@@ -36,9 +38,7 @@ def train(texts: Iterable[str], marks: Sequence[str], *, num_pieces: int, max_ti
     merges = [tuple(pair) for pair in model["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab, merges, byte_fallback=True))
     tokenizer.pre_tokenizer = _pieces()
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in (BLANK, EOS)])
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (*marks, *times)])
     return tokenizer

@@ -1,4 +1,4 @@
-"""Records through the main job: one line per record and request in `results.jsonl`; scoring never runs the model again."""
+"""Records through the main job into `results.jsonl`, so that scoring never runs the model again."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -34,7 +34,7 @@ def score(rows: Sequence[Row]) -> list[Figure]:
 
 def is_digits(text: str | None) -> bool:
     """Whether a transcript is a string of English digits (and nothing else)."""
-    return bool(text) and all(word in DIGITS for word in text.split())
+    return bool(text) and all(word in DIGITS for word in (text or "").split())
 
 
 def _hypothesis(row: Row) -> dict[str, Any]:

@@ -162,13 +162,13 @@ def _graphs(model: SpeechLM, spec: ModelSpec) -> Iterator[_Graph]:
     most = spec.max_frames
     lengths = ([most // 2, most // 3], [1], [most], [most // 4, most // 5 + 1, 7])
     speech = tuple(_speech(spec, row) for row in lengths)
-    yield _Graph(bundle.ENCODER, "encoder.weights", _Listen(model), speech, listened, axes)
+    yield _Graph(bundle.ENCODER, "encoder.weights", _Listen(model).eval(), speech, listened, axes)
     extended = ("logits", "new_keys", "new_values")
     batch_axes = {name: 0 for name in ("embeds", "positions", "last", "logits")}
     batch_axes |= {name: 1 for name in ("keys", "values", "new_keys", "new_values")}
     for name, size in ((bundle.PREFILL, PREFILL_TOKENS), (bundle.STEP, 1)):
         tokens = tuple(_tokens(model, spec, size, batch) for batch in (2, 1, 3))
-        yield _Graph(name, "decoder.weights", _Extend(model), tokens, extended, batch_axes=batch_axes)
+        yield _Graph(name, "decoder.weights", _Extend(model).eval(), tokens, extended, batch_axes=batch_axes)
 
 
 def _speech(spec: ModelSpec, lengths: list[int]) -> Feeds:

@@ -76,11 +76,13 @@ def train(
     model.to(device).train()
     optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98))
     step, place = _resume(run / "state.pt", model, optimizer)
-    torch.manual_seed(stage.run.seed + step)
     started, seen_s = time.monotonic(), 0.0
     for batch, after in loader.batches(place):
         if step >= settings.steps:
             break
+        torch.manual_seed(
+            stage.run.seed * 1_000_003 + step
+        )  # each step by itself, so that a resumed run is the same run
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, settings)
         result = losses(model, batch, settings, device)
@@ -146,7 +148,12 @@ def _resume(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> tu
 
 
 def _save(run: Path, model: SpeechLM, optimizer: torch.optim.Optimizer, step: int, place: Place, *, keep: int) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "place": (place.pool, place.batch)}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "place": (place.pool, place.batch),
+    }
     _write(run / "state.pt", state)
     weights = run / "weights"
     weights.mkdir(exist_ok=True)

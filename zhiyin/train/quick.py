@@ -19,7 +19,16 @@ CHUNK = 32
 class QuickEvaluation:
     """Measures a model on a fixed set of records."""
 
-    def __init__(self, records: Sequence[Record], cache: FeatureCache, tokenizer: Tokenizer, tasks: Sequence[Task], *, device: str, bf16: bool):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        cache: FeatureCache,
+        tokenizer: Tokenizer,
+        tasks: Sequence[Task],
+        *,
+        device: str,
+        bf16: bool,
+    ):
         self.records = sorted(records, key=lambda r: r.duration_s)
         self.cache, self.tokenizer, self.device, self.bf16 = cache, tokenizer, device, bf16
         self.tasks = [task for task in tasks if task.kind == "label"]
@@ -61,13 +70,20 @@ class QuickEvaluation:
             out.append(self.tokenizer.decode([int(i) for i in kept if i != 0]))
         return out
 
-    def _labels(self, model: SpeechLM, speech: Speech, chunk: Sequence[Record], task: Task, right: dict[str, list[bool]]) -> None:
+    def _labels(
+        self, model: SpeechLM, speech: Speech, chunk: Sequence[Record], task: Task, right: dict[str, list[bool]]
+    ) -> None:
         prompt = self.tokenizer.encode(task.tag, add_special_tokens=False).ids
         choices = [self.tokenizer.token_to_id(f"<{label}>") for label in task.labels]
         keep = [i for i, record in enumerate(chunk) if task.id in record.labels]
         if not keep:
             return
-        part = Speech(speech.encoded_BTE[keep], speech.encoded_lengths_B[keep], speech.vectors_BSD[keep], speech.vector_counts_B[keep])
+        part = Speech(
+            speech.encoded_BTE[keep],
+            speech.encoded_lengths_B[keep],
+            speech.vectors_BSD[keep],
+            speech.vector_counts_B[keep],
+        )
         rows = model.assemble(part, [Row(before=prompt)] * len(keep))
         hidden = model.decoder(rows.embeds_BND)
         last = hidden[torch.arange(len(keep)), torch.as_tensor(rows.lengths) - 1]

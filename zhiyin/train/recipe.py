@@ -14,6 +14,8 @@ from zhiyin.data.manifest import Record
 from zhiyin.model import checkpoint
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.speech_lm import SpeechLM
+from zhiyin.runtime.device import choose
+from zhiyin.runtime.eager import ENGINE, devices
 from zhiyin.tasks import prompts, render, table
 from zhiyin.tasks.table import Task
 from zhiyin.train import loop, stages
@@ -21,9 +23,39 @@ from zhiyin.train.quick import QuickEvaluation
 from zhiyin.train.stages import Stage
 
 
-def run(stage_file: Path, pack: Path, folder: Path, *, device: str, report: Callable[[str], None]) -> Path:
-    """Train (or go on training) the stage in `folder`; returns the folder of the finished checkpoint."""
+def run(
+    stage_file: Path,
+    pack: Path,
+    folder: Path,
+    *,
+    device: str,
+    threads: int,
+    note: str,
+    report: Callable[[str], None],
+) -> Path:
+    """Train a stage in `folder`, or go on where it stopped.
+
+    Args:
+        stage_file: TOML settings, see `train.stages`.
+        pack: folder of the speech pack.
+        folder: the run folder; everything that is made goes here.
+        device: see `runtime.device.choose`.
+        threads: of torch; 0 leaves torch its own choice.
+        note: what `runtime.device.before_torch` said.
+        report: is given a line now and then.
+
+    Returns:
+        The folder of the finished checkpoint.
+
+    Raises:
+        UserError: a setting, the data, the device or the run folder does not fit.
+    """
     stage = stages.read(stage_file)
+    chosen = choose(device, devices(), engine=ENGINE, note=note)
+    report(f"device: {chosen}")
+    device = chosen.name
+    if threads:
+        torch.set_num_threads(threads)
     loop.write_settings(folder, stage)
     material = prepare.pocket(pack, folder / "data")
     report(f"records: {len(material.train)} train, {len(material.dev)} dev")
@@ -32,7 +64,9 @@ def run(stage_file: Path, pack: Path, folder: Path, *, device: str, report: Call
     features = cache.build(folder / "features", material.train, stage.loader.speeds)
     dev_features = cache.build(folder / "features", material.dev, (1.0,))
     model = build(stage, tokenizer)
-    report(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}")
+    report(
+        f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}"
+    )
     loader = Loader(
         material.train,
         features,
@@ -48,7 +82,9 @@ def run(stage_file: Path, pack: Path, folder: Path, *, device: str, report: Call
     evaluate = QuickEvaluation(material.dev, dev_features, tokenizer, tasks, device=device, bf16=stage.optimizer.bf16)
     model = loop.train(model, loader, stage, folder, device=device, evaluate=evaluate, report=report)
     out = folder / "checkpoint"
-    checkpoint.save(out, model, spec_record(stage, model.config), (folder / "tokenizer.json").read_text(encoding="utf-8"))
+    checkpoint.save(
+        out, model, spec_record(stage, model.config), (folder / "tokenizer.json").read_text(encoding="utf-8")
+    )
     return out
 
 
@@ -61,7 +97,7 @@ def build(stage: Stage, tokenizer: Tokenizer) -> SpeechLM:
         projector=stage.model.projector,
         decoder=decoder,
         ctc=stage.model.ctc,
-        eos_id=tokenizer.token_to_id(tokenizers.EOS),
+        eos_id=tokenizer.get_vocab()[tokenizers.EOS],
     )
     model = SpeechLM(config)
     # a tied embedding is also the output layer: unit variance there would start with logits of width**0.5
@@ -98,7 +134,11 @@ def _tokenizer(path: Path, stage: Stage, records: Sequence[Record], tasks: Seque
         marks = [*(task.tag for task in tasks), "<none>", render.ANSWER_MARK, render.TRANSLATION_MARK, *labels]
         section = stage.tokenizer
         trained = tokenizers.train(
-            texts, list(dict.fromkeys(marks)), num_pieces=section.num_pieces, max_time_s=section.max_time_s, time_step_s=section.time_step_s
+            texts,
+            list(dict.fromkeys(marks)),
+            num_pieces=section.num_pieces,
+            max_time_s=section.max_time_s,
+            time_step_s=section.time_step_s,
         )
         trained.save(str(path))
     return Tokenizer.from_file(str(path))

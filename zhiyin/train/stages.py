@@ -78,8 +78,8 @@ class Stage:
     optimizer: OptimizerSection
     tokenizer: TokenizerSection = TokenizerSection()
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    mix: TaskMix = TaskMix()
-    augment: AugmentConfig = AugmentConfig()
+    mix: TaskMix = field(default_factory=TaskMix)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     run: RunSection = RunSection()
 
 

@@ -20,7 +20,9 @@ def read(folder: Path, split: str) -> list[Record]:
     """
     manifest = folder / f"{split}.jsonl"
     if not manifest.is_file():
-        raise UserError(f"speech pack {folder}: no {split}.jsonl; give the folder that holds train.jsonl, dev.jsonl, test.jsonl")
+        raise UserError(
+            f"speech pack {folder}: no {split}.jsonl; give the folder that holds train.jsonl, dev.jsonl, test.jsonl"
+        )
     return [_record(row, folder) for _, row in rows(manifest)]
 
 

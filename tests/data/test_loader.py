@@ -1,0 +1,130 @@
+"""Features, augmentation and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from zhiyin.audio.features import log_mel
+from zhiyin.audio.io import load
+from zhiyin.data import cache, synth, tokenizer
+from zhiyin.data.augment import AugmentConfig, augment
+from zhiyin.data.examples import TaskMix
+from zhiyin.data.loader import Batch, Loader, LoaderConfig, Place
+from zhiyin.data.manifest import Record
+from zhiyin.errors import UserError
+from zhiyin.tasks.render import TimedWord
+
+RATE_HZ = 16_000
+STILL = AugmentConfig(noise_share=0, colour_share=0, band_share=0, time_masks=0, mel_masks=0, pad_frames=0)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    folder = tmp_path_factory.mktemp("tones")
+    made = []
+    for i in range(12):
+        seconds = 0.4 + 0.1 * i
+        samples = 0.3 * np.sin(2 * np.pi * (200 + 40 * i) * np.arange(int(seconds * RATE_HZ)) / RATE_HZ)
+        soundfile.write(folder / f"{i}.flac", samples, RATE_HZ)
+        word = TimedWord("la", 0.0, seconds)
+        made.append(
+            Record(f"r{i}", folder / f"{i}.flac", seconds, ("asr", "srwt"), "la", (word,), speaker="s", language="en")
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def loader(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    features = cache.build(tmp_path_factory.mktemp("cache"), records, (0.9, 1.0), workers=1)
+    pieces = tokenizer.train(["la la"] * 3, ["<asr>", "<srwt>"], num_pieces=20, max_time_s=3.0, time_step_s=0.04)
+    config = LoaderConfig(batch_s=4.0, pool=20, speeds=(0.9, 1.0))
+    mix = TaskMix(plain_share=0.3)
+    return Loader(records, features, pieces, {}, config, mix, AugmentConfig(), eos_id=1, time_step_s=0.04, seed=7)
+
+
+def test_cached_features_are_those_of_the_file(records: list[Record], tmp_path: Path) -> None:
+    built = cache.build(tmp_path, records[:3], (1.0,), workers=1)
+    again = cache.build(tmp_path, records[:3], (1.0,), workers=1)
+    for record in records[:3]:
+        expected = log_mel(load(record.audio)).T
+        np.testing.assert_allclose(built.get(record.id), expected, atol=2e-3)  # float16
+        np.testing.assert_array_equal(built.get(record.id), again.get(record.id))
+
+
+def test_a_faster_speed_is_shorter(records: list[Record], tmp_path: Path) -> None:
+    built = cache.build(tmp_path, records[:1], (0.5, 1.0), workers=1)
+    assert len(built.get("r0", 0.5)) == pytest.approx(2 * len(built.get("r0", 1.0)), abs=1)
+
+
+def test_without_shares_nothing_is_changed(records: list[Record]) -> None:
+    clean = log_mel(load(records[0].audio)).T
+    got, front = augment(clean.copy(), STILL, np.random.default_rng(1))
+    np.testing.assert_allclose(got, clean, atol=1e-5)
+    assert front == 0
+
+
+def test_noise_has_the_asked_level() -> None:
+    rng = np.random.default_rng(3)
+    clean = rng.uniform(0.2, 0.6, (400, 80)).astype(np.float32)
+    config = AugmentConfig(**{**STILL.__dict__, "noise_share": 1.0, "snr_db": (10.0, 10.0)})
+    noisy, _ = augment(clean.copy(), config, rng)
+    power = [10.0 ** (4.0 * x.astype(np.float64) - 4.0) for x in (clean, noisy)]
+    added = (power[1] - power[0]).mean()
+    assert 10 * np.log10(power[0].mean() / added) == pytest.approx(10.0, abs=0.5)
+
+
+def _take(loader: Loader, start: Place, count: int) -> list[tuple[Batch, Place]]:
+    stream = loader.batches(start)
+    taken = [next(stream) for _ in range(count)]
+    stream.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def test_a_resumed_loader_goes_on_with_the_very_next_batch(loader: Loader) -> None:
+    whole = _take(loader, Place(), 12)
+    for at in (0, 4, 9):
+        for (first, _), (second, _) in zip(whole[at + 1 :], _take(loader, whole[at][1], 11 - at), strict=True):
+            assert first.ids == second.ids
+            assert first.targets == second.targets
+            np.testing.assert_array_equal(first.mel_BMF, second.mel_BMF)
+
+
+def test_batches_keep_their_bound_and_end_their_targets(loader: Loader) -> None:
+    for batch, _ in _take(loader, Place(), 12):
+        count, _, frames = batch.mel_BMF.shape
+        assert count * frames / 100 <= loader.config.batch_s or count == 1
+        assert frames == batch.frames_B.max()
+        assert all(target[-1] == 1 for target in batch.targets)
+
+
+def test_weights_are_shares_of_records(records: list[Record], loader: Loader) -> None:
+    import dataclasses
+
+    half = [dataclasses.replace(r, source="often" if i % 2 else "never") for i, r in enumerate(records)]
+    config = dataclasses.replace(loader.config, weights={"never": 0.0})
+    only = Loader(
+        half, loader.cache, loader.tokenizer, {}, config, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
+    )
+    often = {record.id for record in half if record.source == "often"}
+    assert {name for batch, _ in _take(only, Place(), 8) for name in batch.ids} <= often
+
+
+def test_joined_words_are_where_their_times_say(records: list[Record], tmp_path: Path) -> None:
+    for record in synth.join_words(tmp_path, records, 5, seed=2):
+        samples = load(record.audio)
+        for word in record.words:
+            inside = samples[int(word.start_s * RATE_HZ) + 400 : int(word.end_s * RATE_HZ) - 400]
+            assert np.sqrt(np.mean(inside**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
+        gaps = np.ones(len(samples), bool)
+        for word in record.words:
+            gaps[max(0, int(word.start_s * RATE_HZ) - 2) : int(word.end_s * RATE_HZ) + 2] = False
+        assert np.abs(samples[gaps]).max() < 0.01
+        assert record.text == " ".join(["la"] * len(record.words))
+
+
+def test_a_missing_synthesiser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="flite is not installed"):
+        synth.say(synth.voices()[0], "hello")
