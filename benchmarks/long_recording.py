@@ -25,7 +25,7 @@ RATE_HZ = 16_000
 def pieces(seed: int) -> Iterator[tuple[np.ndarray, str]]:
     """Samples in random order with a pause of half a second to three seconds after each, without end."""
     truth = [json.loads(line) for line in (SAMPLES / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
-    spoken = [(soundfile.read(SAMPLES / row["audio"], dtype="float32")[0], row["text"]) for row in truth]
+    spoken = [(soundfile.read(SAMPLES / row["file"], dtype="float32")[0], row["text"]) for row in truth]
     rng = random.Random(seed)
     for _ in itertools.count():
         samples, text = rng.choice(spoken)

@@ -128,3 +128,21 @@ def test_a_missing_synthesiser_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="flite is not installed"):
         synth.say(synth.voices()[0], "hello")
+
+
+def test_short_recordings_come_first(records: list[Record], loader: Loader) -> None:
+    import dataclasses
+
+    config = dataclasses.replace(loader.config, growth=((2, 0.7), (3, 1.0)))
+    growing = Loader(
+        records, loader.cache, loader.tokenizer, {}, config, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
+    )
+    longest: dict[int, float] = {}
+    duration_s = {record.id: record.duration_s for record in records}
+    place = Place()
+    while place.pool < 5:
+        [(batch, after)] = _take(growing, place, 1)
+        longest[place.pool] = max(longest.get(place.pool, 0.0), *(duration_s[name] for name in batch.ids))
+        place = after
+    assert longest[0] <= 0.7 and longest[1] <= 0.7 and longest[2] <= 1.0
+    assert max(longest[3], longest[4]) > 1.0

@@ -29,6 +29,8 @@ class LoaderConfig:
         batch_s: most seconds of audio in a batch, padding counted.
         pool: records drawn at a time and sorted by length before they are cut into batches.
         max_audio_s: longer recordings are left out.
+        growth: pairs of a pool number and seconds: up to that pool only recordings up to so many seconds are drawn.
+            Short recordings first: attention and CTC find the alignment on single words, and build on it.
         weights: source -> how many times its records are drawn per pass; sources not named count once.
         speeds: playing speeds, one drawn per record.
     """
@@ -36,6 +38,7 @@ class LoaderConfig:
     batch_s: float = 160.0
     pool: int = 1024
     max_audio_s: float = 12.0
+    growth: tuple[tuple[int, float], ...] = ()
     weights: dict[str, float] = field(default_factory=dict)
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
 
@@ -124,7 +127,9 @@ class Loader:
     def _pool(self, number: int) -> list[list[tuple[Record, float]]]:
         """Draw records and speeds, and group those of like length."""
         rng = random.Random(f"{self.seed}:{number}")
-        drawn = [(r, rng.choice(self.config.speeds)) for r in rng.choices(self.records, self.odds, k=self.config.pool)]
+        limit_s = next((seconds for until, seconds in self.config.growth if number < until), self.config.max_audio_s)
+        odds = [odd if r.duration_s <= limit_s else 0.0 for r, odd in zip(self.records, self.odds, strict=True)]
+        drawn = [(r, rng.choice(self.config.speeds)) for r in rng.choices(self.records, odds, k=self.config.pool)]
         drawn.sort(key=lambda item: item[0].duration_s / item[1])
         groups: list[list[tuple[Record, float]]] = [[]]
         for item in drawn:

@@ -1,6 +1,6 @@
 """Labelled speech from text-to-speech voices and from joined words, all marked `source: synthetic`.
 
-Voices: espeak-ng (with its +f/+m variants) and flite, run as programs; they are tools of the recipe, not of the package.
+Voices: espeak-ng (with its +f/+m variants) and flite, run as programs: tools of the recipe, not of the package.
 """
 
 import random
