@@ -1,14 +1,16 @@
 # make demo    a true result from a bare clone: environment, base set, the main job on samples/
 # make test    everything the tests need, and the tests
 # make check   lint, types and tests, as .ci/run does
-# Overridable: VENV (where the environment lives), PYTHON (which interpreter makes it), PYTEST_ARGS.
+# make pocket  trains the pocket model from the speech pack in PACK and puts it into the package; resumable
+# Overridable: VENV (where the environment lives), PYTHON (which interpreter makes it), PYTEST_ARGS, PACK.
 
 VENV ?= .venv
 PYTHON ?= python3
 PYTEST_ARGS ?=
+PACK ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: help demo test lint format types check samples pins clean
+.PHONY: help demo test lint format types check pocket samples pins clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,6 +34,13 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 check: lint types test
+
+# Needs espeak-ng and flite for the synthetic part; about an hour on two cores.
+pocket: $(VENV)/.test
+	$(BIN)/zhiyin train configs/pocket.toml --pack $(PACK) --run runs/pocket
+	mkdir -p zhiyin/pocket/checkpoint
+	cp runs/pocket/checkpoint/* zhiyin/pocket/checkpoint/
+	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8
 
 # Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.
 samples: $(VENV)/.base

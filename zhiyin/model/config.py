@@ -33,11 +33,14 @@ class EncoderConfig:
     max_positions: int = 1500
     stored_positions: bool = False  # the checkpoint brings its own table (a bf16 engine rounded it)
     conv_strides: tuple[int, int] = (1, 2)
+    conv_kernel: int = 1  # frames a block's own convolution sees; 1 is Whisper's block, which has none
     norm_eps: float = 1e-5
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_parts(self, "width", "num_heads")
+        if self.conv_kernel % 2 == 0:
+            raise UserError(f"EncoderConfig: conv_kernel is {self.conv_kernel}; an odd number keeps the length")
 
 
 @dataclass(frozen=True)

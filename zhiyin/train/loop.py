@@ -74,7 +74,9 @@ def train(
     """
     settings = stage.optimizer
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        _groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98), fused=True
+    )
     step, place = _resume(run / "state.pt", model, optimizer)
     started, seen_s = time.monotonic(), 0.0
     for batch, after in loader.batches(place):

@@ -82,9 +82,9 @@ def run(
     evaluate = QuickEvaluation(material.dev, dev_features, tokenizer, tasks, device=device, bf16=stage.optimizer.bf16)
     model = loop.train(model, loader, stage, folder, device=device, evaluate=evaluate, report=report)
     out = folder / "checkpoint"
-    checkpoint.save(
-        out, model, spec_record(stage, model.config), (folder / "tokenizer.json").read_text(encoding="utf-8")
-    )
+    tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    dtype = getattr(torch, stage.run.stored_dtype)
+    checkpoint.save(out, model, spec_record(stage, model.config), tokenizer_json, dtype=dtype)
     return out
 
 

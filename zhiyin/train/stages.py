@@ -67,6 +67,7 @@ class RunSection:
     evaluate_every: int = 500
     dev_records: int = 300
     average_last: int = 5  # checkpoints averaged into the final weights
+    stored_dtype: str = "float32"  # of the finished checkpoint
 
 
 @dataclass(frozen=True)
