@@ -68,11 +68,12 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     extra=st.integers(0, 5),
     strides=st.sampled_from(STRIDES),
+    kernel=st.sampled_from([1, 5]),
     seed=st.integers(0, 3),
 )
-def test_batch_equals_single(lengths, extra, strides, seed):
+def test_batch_equals_single(lengths, extra, strides, kernel, seed):
     torch.manual_seed(seed)
-    encoder = shaken(Encoder(EncoderConfig(**SIZES, conv_strides=strides)))
+    encoder = shaken(Encoder(EncoderConfig(**SIZES, conv_strides=strides, conv_kernel=kernel)))
     projector = shaken(Projector(PROJECTOR, 16, 10))
     mels = [torch.randn(8, length) for length in lengths]
     padded = torch.full((len(mels), 8, max(lengths) + extra), 11.0)

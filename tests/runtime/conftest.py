@@ -141,7 +141,9 @@ def small(make: Make) -> Tiny:
 def _random_model(decoder: DecoderConfig, *, ctc: bool) -> SpeechLM:
     torch.manual_seed(7)
     config = ModelConfig(
-        EncoderConfig(width=32, num_layers=2, num_heads=2, ffn_width=64, max_positions=80, conv_strides=(2, 2)),
+        EncoderConfig(
+            width=32, num_layers=2, num_heads=2, ffn_width=64, max_positions=80, conv_strides=(2, 2), conv_kernel=5
+        ),
         ProjectorConfig((1, 2), width=32, num_layers=1, num_heads=2, ffn_width=48, max_positions=40),
         decoder,
         ctc=ctc,

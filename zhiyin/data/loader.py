@@ -7,7 +7,7 @@ import queue
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -32,6 +32,8 @@ class LoaderConfig:
         growth: pairs of a pool number and seconds: up to that pool only recordings up to so many seconds are drawn.
             Short recordings first: attention and CTC find the alignment on single words, and build on it.
         weights: source -> how many times its records are drawn per pass; sources not named count once.
+        only: source -> the tasks its records are used for, where that is less than they carry a truth for; without
+            asr their transcripts are not learned either.
         speeds: playing speeds, one drawn per record.
     """
 
@@ -40,6 +42,7 @@ class LoaderConfig:
     max_audio_s: float = 12.0
     growth: tuple[tuple[int, float], ...] = ()
     weights: dict[str, float] = field(default_factory=dict)
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
 
 
@@ -80,7 +83,8 @@ class Loader:
         time_step_s: float,
         seed: int,
     ):
-        self.records = [r for r in records if r.duration_s <= config.max_audio_s]
+        fitting = [_restricted(r, config.only) for r in records if r.duration_s <= config.max_audio_s]
+        self.records = [r for r in fitting if r.tasks]
         self.cache, self.tokenizer, self.labels = cache, tokenizer, labels
         self.config, self.mix, self.augmentation = config, mix, augmentation
         self.eos_id, self.time_step_s, self.seed = eos_id, time_step_s, seed
@@ -168,3 +172,10 @@ class Loader:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _restricted(record: Record, only: Mapping[str, tuple[str, ...]]) -> Record:
+    if record.source not in only:
+        return record
+    tasks = tuple(task for task in record.tasks if task in only[record.source])
+    return replace(record, tasks=tasks, text=record.text if "asr" in tasks else None)
