@@ -41,8 +41,8 @@ class FakeBackend:
     device = Device("cpu", "test")
     markers = np.array([[MARKER, 0, 0, 0], [MARKER, 1, 0, 0]], np.float32)
 
-    def __init__(self, say: Say, spec: ModelSpec, words: Tokenizer, *, encode_s: float = 0.0):
-        self.say, self.spec, self.words, self.encode_s = say, spec, words, encode_s
+    def __init__(self, say: Say, spec: ModelSpec, words: Tokenizer, *, encode_s: float = 0.0, ctc: Sequence[str] = ()):
+        self.say, self.spec, self.words, self.encode_s, self.ctc = say, spec, words, encode_s, ctc
         self.batches: list[int] = []
         self.prompts: list[str] = []
 
@@ -53,9 +53,20 @@ class FakeBackend:
         self.batches.append(len(mels))
         assert all(mel.shape[0] == self.spec.num_mels and 1 <= mel.shape[1] <= self.spec.max_frames for mel in mels)
         return [
-            Encoded(np.tile(np.array([[SPEECH, first + i, mel.shape[1] / 100, 0]], np.float32), (2, 1)))
+            Encoded(
+                np.tile(np.array([[SPEECH, first + i, mel.shape[1] / 100, 0]], np.float32), (2, 1)),
+                self._ctc(first + i),
+            )
             for i, mel in enumerate(mels)
         ]
+
+    def _ctc(self, window: int) -> Float32 | None:
+        """Logits that spell the window's text: each token twice, a blank after it."""
+        if not self.ctc:
+            return None
+        ids = self.words.encode(self.ctc[window % len(self.ctc)], add_special_tokens=False).ids
+        path = [0, *(step for token in ids for step in (token, token, 0))]
+        return np.eye(self.words.get_vocab_size(), dtype=np.float32)[path]
 
     def embed(self, ids: Sequence[int]) -> Float32:
         """Vectors that carry the ids."""
@@ -113,6 +124,7 @@ def fake_model(
     can_follow_instructions: bool = True,
     family: str = "zhiyin",
     encode_s: float = 0.0,
+    ctc: Sequence[str] = (),
 ) -> Model:
     """A model that gives one reply always, one of a list for each window in turn, or what a function says."""
     tags = [f"<{task}>" for task in tasks]
@@ -122,7 +134,7 @@ def fake_model(
         texts, answer = [], say
     else:
         texts, answer = list(say), lambda asked, number, seconds: say[number % len(say)]
-    made = tokenizer([*tags, *texts, *words])
+    made = tokenizer([*tags, *texts, *words, *ctc])
     spec = ModelSpec(
         name="fake",
         family=family,
@@ -132,6 +144,7 @@ def fake_model(
         languages=("en", "zh"),
         max_window_s=max_window_s,
         max_tokens=max_tokens,
+        ctc_transcript=bool(ctc),
         can_follow_instructions=can_follow_instructions,
     )
-    return Model(Loaded(FakeBackend(answer, spec, made, encode_s=encode_s), made, "fake"))
+    return Model(Loaded(FakeBackend(answer, spec, made, encode_s=encode_s, ctc=ctc), made, "fake"))

@@ -247,6 +247,27 @@ def test_a_plain_request_invents_no_words_for_noise() -> None:
     assert (result.text, result.notes[0]) == ("", "no speech found")
 
 
+def test_a_transcript_from_the_ctc_head(speech: Float32) -> None:
+    model = fake_model("<male>", ctc=["four one one"])
+    assert model.understand(speech, tasks=["asr"]).text == "four one one"
+    assert backend(model).prompts == [], "the decoder has nothing to add"
+    result = model.understand(speech, tasks=["asr", "sgc"])
+    assert (result.tasks, result.text, result.labels) == (("asr", "sgc"), "four one one", {"sgc": "male"})
+    assert backend(model).prompts == ["<sgc>"]
+    assert model.understand(speech, tasks=["sgc"]).text == ""
+
+
+def test_a_plain_request_to_a_model_with_a_ctc_transcript(speech: Float32) -> None:
+    replies = {"who speaks?": "<asr><sgc>one one one<female>", "<sgc>": "<male>"}
+    model = fake_model(lambda asked, number, seconds: replies[asked], [*replies, *replies.values()], ctc=["four one"])
+    result = model.understand(speech, instruction="who speaks?")
+    assert backend(model).prompts == ["who speaks?", "<sgc>"]
+    assert (result.tasks, result.text, result.labels) == (("asr", "sgc"), "four one", {"sgc": "male"})
+    pizza = fake_model("<none>", ["pizza"], ctc=["four one"]).understand(speech, instruction="pizza")
+    assert (pizza.tasks, pizza.text) == ((), "")
+    assert "fits no task" in pizza.notes[0]
+
+
 def test_requests_understood_differently_are_pointed_out(cut_into) -> None:
     cut_into((0, 2), (3, 5))
     result = fake_model(["<asr>four", "<sgc><male>"], ["say"]).understand(noise(6), instruction="say")

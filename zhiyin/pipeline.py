@@ -23,8 +23,8 @@ from zhiyin.audio.vad import Span
 from zhiyin.audio.windows import OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
 from zhiyin.result import Result, Segment, Word
-from zhiyin.runtime.base import ModelSpec
-from zhiyin.runtime.generate import Prompt, Reply, decode
+from zhiyin.runtime.base import Encoded, ModelSpec
+from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
 from zhiyin.tasks import render, table
 from zhiyin.tasks.parse import Parsed, join_words, parse
@@ -139,6 +139,9 @@ def fit(asked: Request, spec: ModelSpec) -> Request:
     return replace(asked, tasks=table.with_labels(asked.tasks, _labels(asked.tasks, spec)))
 
 
+_Answer = tuple[Parsed, bool]  # what was understood, and whether the model ended by itself
+
+
 def _segments(recording: "_Counted", asked: Request, model: Loaded) -> Iterator[Segment]:
     """Windows in batches through the model; a segment is final once the next window cannot change it any more."""
     # a cough or a cry is no speech; what an instruction asks for is only known from the reply
@@ -166,23 +169,58 @@ class _Heard:
 
 
 def _hear(windows: Iterator[Window], asked: Request, model: Loaded) -> Iterator[_Heard]:
+    spec = model.backend.spec
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
-        for window, reply in zip(batch, _replies(batch, asked, model), strict=True):
-            text = model.tokenizer.decode(list(reply.ids), skip_special_tokens=True)
-            if asked.tasks:
-                parsed = parse(text, asked.tasks)
-            else:
-                parsed = parse(text, None, table=table.with_labels(table.TASKS, model.backend.spec.labels))
-            yield _Heard(window, _segment(window, parsed, reply.ended))
+        encoded = model.backend.encode([log_mel(window.samples_T, num_mels=spec.num_mels) for window in batch])
+        answers = _draft_and_ask(encoded, asked, model) if spec.ctc_transcript else _ask(encoded, asked, model)
+        for window, (parsed, ended) in zip(batch, answers, strict=True):
+            yield _Heard(window, _segment(window, parsed, ended))
 
 
-def _replies(windows: Sequence[Window], asked: Request, model: Loaded) -> list[Reply]:
-    backend = model.backend
-    mels = [log_mel(window.samples_T, num_mels=backend.spec.num_mels) for window in windows]
-    told = asked.instruction or render.tags(asked.tasks)
-    before_ids = model.tokenizer.encode(told, add_special_tokens=False).ids
-    prompts = [Prompt(before_ids, encoded.vectors_SD) for encoded in backend.encode(mels)]
-    return decode(backend, prompts, max_new_tokens=backend.spec.max_tokens)
+def _ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
+    """Everything from the decoder: its reply to the tags, or to the instruction."""
+    if not asked.instruction:
+        return _replies(encoded, [asked.tasks] * len(encoded), model)
+    told = model.tokenizer.encode(asked.instruction, add_special_tokens=False).ids
+    rows = table.with_labels(table.TASKS, model.backend.spec.labels)
+    prompts = [Prompt(told, one.vectors_SD) for one in encoded]
+    replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
+    return [(parse(_text(reply.ids, model), None, table=rows), reply.ended) for reply in replies]
+
+
+def _draft_and_ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
+    """The transcript from the CTC head, where one is asked; the rest from the decoder.
+
+    What an instruction wants is read from the tags of the decoder's reply to it, window by window.
+    """
+    understood = _ask(encoded, asked, model) if asked.instruction else []
+    wanted = [parsed.tasks for parsed, _ in understood] or [asked.tasks] * len(encoded)
+    rests = [tuple(task for task in tasks if task.kind != "text") for tasks in wanted]
+    open_rows = [i for i, rest in enumerate(rests) if rest]
+    replies = _replies([encoded[i] for i in open_rows], [rests[i] for i in open_rows], model)
+    answers = dict(zip(open_rows, replies, strict=True))
+    out = []
+    for i, tasks in enumerate(wanted):
+        parsed, ended = answers.get(i, (Parsed(tasks=tasks), True))
+        if understood and not tasks:
+            parsed, ended = understood[i]
+        elif len(rests[i]) < len(tasks):
+            parsed = replace(parsed, tasks=tasks, text=_text(ctc_greedy(encoded[i].ctc_TV), model))
+        out.append((parsed, ended))
+    return out
+
+
+def _replies(encoded: Sequence[Encoded], wanted: Sequence[tuple[Task, ...]], model: Loaded) -> list[_Answer]:
+    """Replies to the tags of each utterance's tasks."""
+    told = [model.tokenizer.encode(render.tags(tasks), add_special_tokens=False).ids for tasks in wanted]
+    prompts = [Prompt(ids, one.vectors_SD) for ids, one in zip(told, encoded, strict=True)]
+    replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
+    texts = [_text(reply.ids, model) for reply in replies]
+    return [(parse(text, tasks), reply.ended) for text, tasks, reply in zip(texts, wanted, replies, strict=True)]
+
+
+def _text(ids: Sequence[int], model: Loaded) -> str:
+    return model.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 
 def _segment(window: Window, parsed: Parsed, ended: bool) -> Segment:

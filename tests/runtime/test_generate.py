@@ -1,13 +1,16 @@
 """Greedy decoding, on a backend that says what a script tells it."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zhiyin.errors import UserError
 from zhiyin.runtime.base import Device, Encoded, ModelSpec
-from zhiyin.runtime.generate import Prompt, Reply, decode
+from zhiyin.runtime.generate import Prompt, Reply, ctc_greedy, decode
 
 EOS, WIDTH = 9, 4
 
@@ -106,3 +109,15 @@ def test_scores_that_are_no_numbers_stop_the_run(bad: float) -> None:
 
 def test_no_prompts_no_replies() -> None:
     assert decode(Scripted(), [], max_new_tokens=3) == []
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+def test_the_best_ctc_path_merges_repeats_and_drops_blanks(path: list[int]) -> None:
+    logits = np.full((len(path), 5), -3.0, np.float32)
+    logits[np.arange(len(path)), path] = 1.0
+    assert ctc_greedy(logits) == [token for token, _ in itertools.groupby(path) if token]
+
+
+def test_a_model_without_ctc_head_says_so() -> None:
+    with pytest.raises(UserError, match="has none"):
+        ctc_greedy(None)

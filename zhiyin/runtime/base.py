@@ -47,6 +47,7 @@ class ModelSpec:
         max_tokens: places in the decoder's key/value cache (prompt, speech and reply together).
         eos_id: token that ends a reply.
         time_step_s: resolution of its word times.
+        ctc_transcript: the transcript is read from the CTC head, and only the rest from the decoder.
         can_follow_instructions: whether plain-language requests are understood.
         precision: ``float32``, ``float16`` or ``int8`` of the weights.
         licence: of the weights.
@@ -64,6 +65,7 @@ class ModelSpec:
     max_window_s: float = 15.0
     max_tokens: int = 512
     time_step_s: float = 0.01
+    ctc_transcript: bool = False
     can_follow_instructions: bool = False
     precision: str = "float32"
     licence: str = ""

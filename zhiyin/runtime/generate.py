@@ -76,6 +76,21 @@ def decode(
     return [draft.reply() for draft in drafts]
 
 
+def ctc_greedy(logits_TV: Float32 | None) -> list[int]:
+    """The best path through a CTC head's logits: repeats merged, blanks (id 0) left out.
+
+    Source: Graves et al. 2006, section 3.2, best path decoding.
+
+    Raises:
+        UserError: the model has no CTC head.
+    """
+    if logits_TV is None:
+        raise UserError("the model says its transcript comes from a CTC head, but has none; export it again")
+    path = logits_TV.argmax(axis=1)
+    kept = path[np.diff(path, prepend=-1) != 0]
+    return [int(token) for token in kept if token != 0]
+
+
 class _Draft:
     """A reply while it grows."""
 

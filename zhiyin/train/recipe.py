@@ -118,6 +118,7 @@ def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
         "max_window_s": spec.max_window_s,
         "max_tokens": spec.max_tokens,
         "time_step_s": stage.tokenizer.time_step_s,
+        "ctc_transcript": spec.ctc_transcript,
         "can_follow_instructions": stage.mix.plain_share > 0,
         "licence": spec.licence,
     }

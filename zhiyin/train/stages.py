@@ -39,6 +39,7 @@ class SpecSection:
     labels: dict[str, tuple[str, ...]]
     max_window_s: float = 15.0
     max_tokens: int = 384
+    ctc_transcript: bool = False
     licence: str = ""
 
 
