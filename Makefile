@@ -16,7 +16,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(VENV)/.base
-	@$(BIN)/zhiyin understand samples --task asr,sgc
+	@$(BIN)/zhiyin understand samples
 	@echo "What was really said stands in samples/truth.jsonl."
 
 test: $(VENV)/.test
