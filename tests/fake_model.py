@@ -66,7 +66,7 @@ class FakeBackend:
             return None
         ids = self.words.encode(self.ctc[window % len(self.ctc)], add_special_tokens=False).ids
         path = [0, *(step for token in ids for step in (token, token, 0))]
-        return np.eye(self.words.get_vocab_size(), dtype=np.float32)[path]
+        return 10 * np.eye(self.words.get_vocab_size(), dtype=np.float32)[path]
 
     def embed(self, ids: Sequence[int]) -> Float32:
         """Vectors that carry the ids."""
@@ -125,6 +125,7 @@ def fake_model(
     family: str = "zhiyin",
     encode_s: float = 0.0,
     ctc: Sequence[str] = (),
+    min_confidence: float = 0.0,
 ) -> Model:
     """A model that gives one reply always, one of a list for each window in turn, or what a function says."""
     tags = [f"<{task}>" for task in tasks]
@@ -145,6 +146,7 @@ def fake_model(
         max_window_s=max_window_s,
         max_tokens=max_tokens,
         ctc_transcript=bool(ctc),
+        min_confidence=min_confidence,
         can_follow_instructions=can_follow_instructions,
     )
     return Model(Loaded(FakeBackend(answer, spec, made, encode_s=encode_s, ctc=ctc), made, "fake"))

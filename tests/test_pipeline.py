@@ -257,6 +257,13 @@ def test_a_transcript_from_the_ctc_head(speech: Float32) -> None:
     assert model.understand(speech, tasks=["sgc"]).text == ""
 
 
+def test_an_uncertain_transcript_is_cut_and_said_so(speech: Float32) -> None:
+    model = fake_model("<male>", ctc=["four one one"], min_confidence=0.9999999)
+    result = model.understand(speech, tasks=["asr", "sgc"])
+    assert (result.text, result.labels) == ("", {"sgc": "male"})
+    assert result.segments[0].guards == ("uncertain text cut",)
+
+
 def test_a_plain_request_to_a_model_with_a_ctc_transcript(speech: Float32) -> None:
     replies = {"who speaks?": "<asr><sgc>one one one<female>", "<sgc>": "<male>"}
     model = fake_model(lambda asked, number, seconds: replies[asked], [*replies, *replies.values()], ctc=["four one"])

@@ -25,7 +25,6 @@ app = typer.Typer(
 _MODEL_HELP = "A model folder; default: pocket, the built-in one."
 _DEVICE = typer.Option("--device", metavar="NAME", help="Where to run; auto says what it chose and why.")
 _BACKEND = typer.Option("--backend", metavar="NAME", help="How to run: auto, onnx or eager (needs torch).")
-_THREADS = typer.Option("--threads", min=0, help="CPU threads; 0 is all.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -116,7 +115,7 @@ def train(
     pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder; the same command resumes it.")],
     device: Annotated[str, _DEVICE] = "auto",
-    threads: Annotated[int, _THREADS] = 0,
+    threads: Annotated[int | None, _THREADS] = None,
 ) -> None:
     """Train a stage (extra `train`); stop it at any time and give the same command again."""
     from zhiyin import cli_recipe
@@ -147,7 +146,7 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", metavar="PATH|NAME", help=_MODEL_HELP)] = "",
     device: Annotated[str, _DEVICE] = "auto",
     backend: Annotated[str, _BACKEND] = "auto",
-    threads: Annotated[int, _THREADS] = 0,
+    threads: Annotated[int | None, _THREADS] = None,
 ) -> None:
     """Run a split through the main job and print its figures; resumes what was cut off."""
     from zhiyin import cli_recipe

@@ -9,7 +9,7 @@ from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
 
 
-def train(stage: Path, pack: Path, run: Path, device: str, threads: int) -> Path:
+def train(stage: Path, pack: Path, run: Path, device: str, threads: int | None) -> Path:
     """Train a stage in a run folder, or go on where it stopped; returns the checkpoint's folder.
 
     Raises:
@@ -39,7 +39,9 @@ def export(checkpoint: Path, out: Path, precision: str) -> str:
     return f"{done.folder}: {done.size_bytes / 1e6:.1f} MB; largest difference to PyTorch, relative: {differences}"
 
 
-def evaluate(pack: Path, split: str, out: Path, model: str, device: str, backend: str, threads: int, limit: int) -> str:
+def evaluate(
+    pack: Path, split: str, out: Path, model: str, device: str, backend: str, threads: int | None, limit: int
+) -> str:
     """Run a split of the speech pack through the main job and score it; returns the table.
 
     `results.jsonl` in `out` is resumed when it belongs to the same model and split, else replaced.
@@ -49,7 +51,7 @@ def evaluate(pack: Path, split: str, out: Path, model: str, device: str, backend
     from zhiyin.evaluate import report, run, score
 
     records = [record for record in speech_pack.read(pack, split) if record.tasks]
-    loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads or None).loaded
+    loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads).loaded
     about = {
         "model": loaded.source,
         "spec": loaded.backend.spec.name,

@@ -24,7 +24,7 @@ from zhiyin.audio.windows import OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
 from zhiyin.result import Result, Segment, Word
 from zhiyin.runtime.base import Encoded, ModelSpec
-from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
+from zhiyin.runtime.generate import Prompt, Reply, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
 from zhiyin.tasks import render, table
 from zhiyin.tasks.parse import Parsed, join_words, parse
@@ -34,6 +34,7 @@ from zhiyin.text.guard import guard_pieces, guard_text
 WINDOWS_PER_BATCH = 8  # enough to keep a device busy, few enough that results come early and memory stays small
 UNFINISHED = "reply cut at the token limit"
 NOT_SPEECH = "text without speech cut"
+UNCERTAIN = "uncertain text cut"
 _FAMILIES = ("zhiyin",)  # prompts of other families come with their checkpoints
 
 
@@ -139,7 +140,7 @@ def fit(asked: Request, spec: ModelSpec) -> Request:
     return replace(asked, tasks=table.with_labels(asked.tasks, _labels(asked.tasks, spec)))
 
 
-_Answer = tuple[Parsed, bool]  # what was understood, and whether the model ended by itself
+_Answer = tuple[Parsed, tuple[str, ...]]  # what was understood, and guards that already cut something
 
 
 def _segments(recording: "_Counted", asked: Request, model: Loaded) -> Iterator[Segment]:
@@ -173,8 +174,8 @@ def _hear(windows: Iterator[Window], asked: Request, model: Loaded) -> Iterator[
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
         encoded = model.backend.encode([log_mel(window.samples_T, num_mels=spec.num_mels) for window in batch])
         answers = _draft_and_ask(encoded, asked, model) if spec.ctc_transcript else _ask(encoded, asked, model)
-        for window, (parsed, ended) in zip(batch, answers, strict=True):
-            yield _Heard(window, _segment(window, parsed, ended))
+        for window, (parsed, flags) in zip(batch, answers, strict=True):
+            yield _Heard(window, _segment(window, parsed, flags))
 
 
 def _ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
@@ -185,7 +186,7 @@ def _ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Ans
     rows = table.with_labels(table.TASKS, model.backend.spec.labels)
     prompts = [Prompt(told, one.vectors_SD) for one in encoded]
     replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
-    return [(parse(_text(reply.ids, model), None, table=rows), reply.ended) for reply in replies]
+    return [(parse(_text(reply.ids, model), None, table=rows), _cut(reply)) for reply in replies]
 
 
 def _draft_and_ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
@@ -201,12 +202,15 @@ def _draft_and_ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) ->
     answers = dict(zip(open_rows, replies, strict=True))
     out = []
     for i, tasks in enumerate(wanted):
-        parsed, ended = answers.get(i, (Parsed(tasks=tasks), True))
+        parsed, flags = answers.get(i, (Parsed(tasks=tasks), ()))
         if understood and not tasks:
-            parsed, ended = understood[i]
+            parsed, flags = understood[i]
         elif len(rests[i]) < len(tasks):
-            parsed = replace(parsed, tasks=tasks, text=_text(ctc_greedy(encoded[i].ctc_TV), model))
-        out.append((parsed, ended))
+            ids, confidence = ctc_greedy(encoded[i].ctc_TV)
+            is_sure = confidence >= model.backend.spec.min_confidence
+            parsed = replace(parsed, tasks=tasks, text=_text(ids, model) if is_sure else "")
+            flags = flags if is_sure else (*flags, UNCERTAIN)
+        out.append((parsed, flags))
     return out
 
 
@@ -216,14 +220,18 @@ def _replies(encoded: Sequence[Encoded], wanted: Sequence[tuple[Task, ...]], mod
     prompts = [Prompt(ids, one.vectors_SD) for ids, one in zip(told, encoded, strict=True)]
     replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
     texts = [_text(reply.ids, model) for reply in replies]
-    return [(parse(text, tasks), reply.ended) for text, tasks, reply in zip(texts, wanted, replies, strict=True)]
+    return [(parse(text, tasks), _cut(reply)) for text, tasks, reply in zip(texts, wanted, replies, strict=True)]
+
+
+def _cut(reply: Reply) -> tuple[str, ...]:
+    return () if reply.ended else (UNFINISHED,)
 
 
 def _text(ids: Sequence[int], model: Loaded) -> str:
     return model.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 
-def _segment(window: Window, parsed: Parsed, ended: bool) -> Segment:
+def _segment(window: Window, parsed: Parsed, cut: tuple[str, ...]) -> Segment:
     """Guarded values with times of the recording."""
     spans = window.spans or (Span(window.start_s, window.end_s),)
     if not window.spans:
@@ -237,7 +245,7 @@ def _segment(window: Window, parsed: Parsed, ended: bool) -> Segment:
     text, text_flags = guard_text(join_words(word.text for word in words) or parsed.text, duration_s=duration_s)
     answer, answer_flags = guard_text(parsed.answer)
     translation, translation_flags = guard_text(parsed.translation)
-    guards = (*flags, *text_flags, *answer_flags, *translation_flags, *(() if ended else (UNFINISHED,)))
+    guards = (*flags, *text_flags, *answer_flags, *translation_flags, *cut)
     return Segment(
         _time(spans[0].start_s),
         _time(spans[-1].end_s),

@@ -115,7 +115,10 @@ def test_no_prompts_no_replies() -> None:
 def test_the_best_ctc_path_merges_repeats_and_drops_blanks(path: list[int]) -> None:
     logits = np.full((len(path), 5), -3.0, np.float32)
     logits[np.arange(len(path)), path] = 1.0
-    assert ctc_greedy(logits) == [token for token, _ in itertools.groupby(path) if token]
+    ids, confidence = ctc_greedy(logits)
+    assert ids == [token for token, _ in itertools.groupby(path) if token]
+    sure = np.exp(1.0) / (np.exp(1.0) + 4 * np.exp(-3.0))
+    assert confidence == pytest.approx(sure if any(path) else 1.0)
 
 
 def test_a_model_without_ctc_head_says_so() -> None:

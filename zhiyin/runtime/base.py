@@ -48,6 +48,8 @@ class ModelSpec:
         eos_id: token that ends a reply.
         time_step_s: resolution of its word times.
         ctc_transcript: the transcript is read from the CTC head, and only the rest from the decoder.
+        min_confidence: a transcript from the CTC head that is less probable than this is cut: it is of words the model
+            does not know, or of no words.
         can_follow_instructions: whether plain-language requests are understood.
         precision: ``float32``, ``float16`` or ``int8`` of the weights.
         licence: of the weights.
@@ -66,6 +68,7 @@ class ModelSpec:
     max_tokens: int = 512
     time_step_s: float = 0.01
     ctc_transcript: bool = False
+    min_confidence: float = 0.0
     can_follow_instructions: bool = False
     precision: str = "float32"
     licence: str = ""

@@ -76,8 +76,11 @@ def decode(
     return [draft.reply() for draft in drafts]
 
 
-def ctc_greedy(logits_TV: Float32 | None) -> list[int]:
+def ctc_greedy(logits_TV: Float32 | None) -> tuple[list[int], float]:
     """The best path through a CTC head's logits: repeats merged, blanks (id 0) left out.
+
+    Returns:
+        Token ids, and the mean probability of the frames that say them (1 where nothing is said).
 
     Source: Graves et al. 2006, section 3.2, best path decoding.
 
@@ -88,7 +91,9 @@ def ctc_greedy(logits_TV: Float32 | None) -> list[int]:
         raise UserError("the model says its transcript comes from a CTC head, but has none; export it again")
     path = logits_TV.argmax(axis=1)
     kept = path[np.diff(path, prepend=-1) != 0]
-    return [int(token) for token in kept if token != 0]
+    spoken = logits_TV[path != 0].astype(np.float64)
+    best = 1.0 / np.exp(spoken - spoken.max(axis=1, keepdims=True, initial=-np.inf)).sum(axis=1)
+    return [int(token) for token in kept if token != 0], float(best.mean()) if len(best) else 1.0
 
 
 class _Draft:

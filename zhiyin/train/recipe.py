@@ -29,7 +29,7 @@ def run(
     folder: Path,
     *,
     device: str,
-    threads: int,
+    threads: int | None,
     note: str,
     report: Callable[[str], None],
 ) -> Path:
@@ -40,7 +40,7 @@ def run(
         pack: folder of the speech pack.
         folder: the run folder; everything that is made goes here.
         device: see `runtime.device.choose`.
-        threads: of torch; 0 leaves torch its own choice.
+        threads: of torch; by default its own choice.
         note: what `runtime.device.before_torch` said.
         report: is given a line now and then.
 
@@ -119,6 +119,7 @@ def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
         "max_tokens": spec.max_tokens,
         "time_step_s": stage.tokenizer.time_step_s,
         "ctc_transcript": spec.ctc_transcript,
+        "min_confidence": spec.min_confidence,
         "can_follow_instructions": stage.mix.plain_share > 0,
         "licence": spec.licence,
     }

@@ -40,6 +40,7 @@ class SpecSection:
     max_window_s: float = 15.0
     max_tokens: int = 384
     ctc_transcript: bool = False
+    min_confidence: float = 0.0
     licence: str = ""
 
 
