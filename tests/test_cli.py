@@ -477,7 +477,8 @@ def test_a_fault_of_ours_in_one_recording_does_not_stop_the_others(run, folder: 
 
 
 SLOW = """
-import sys, zhiyin
+import signal, sys, zhiyin
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children without one
 from zhiyin import cli
 from tests.fake_model import fake_model
 zhiyin.load = lambda *a, **k: fake_model("four one", encode_s=0.5)

@@ -1,4 +1,7 @@
-"""The packaged model on real speech of people it never heard: the figures its card promises, measured again."""
+"""The packaged model on real speech of people it never heard, so that no change makes it worse unseen.
+
+The bounds are what was measured for docs/pocket.md, with room for other machines' rounding.
+"""
 
 from pathlib import Path
 
@@ -8,18 +11,12 @@ import zhiyin
 from zhiyin.data.corpora import speech_pack
 from zhiyin.evaluate import run, score
 
-MAX_DIGIT_ERRORS = 0.10
-MIN_ADULT_GENDER = 0.85
+SOURCES = ("composite", "dsp20", "donateacry", "esc10")
 
 
 @pytest.fixture(scope="module")
 def figures(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    records = speech_pack.read(shared / "data", "test")
-    chosen = [
-        record
-        for record in records
-        if score.is_digits(record.text) or ("sgc" in record.labels and record.age_group == "adult")
-    ]
+    chosen = [record for record in speech_pack.read(shared / "data", "test") if record.source in SOURCES]
     assert len(chosen) > 300
     model = zhiyin.load(threads=1).loaded
     results = run.run(chosen, model, tmp_path_factory.mktemp("pocket"), report=lambda record: None)
@@ -27,18 +24,24 @@ def figures(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.slow
-def test_digit_strings(figures: dict[str, float]) -> None:
-    assert figures["word error rate, digit strings"] <= MAX_DIGIT_ERRORS
+def test_strings_of_digits_and_words(figures: dict[str, float]) -> None:
+    assert figures["word error rate, composite"] <= 0.11
 
 
 @pytest.mark.slow
-def test_gender_of_adults(figures: dict[str, float]) -> None:
-    assert figures["sgc accuracy of adults"] >= MIN_ADULT_GENDER
+def test_chinese_and_english_words(figures: dict[str, float]) -> None:
+    assert figures["word error rate, dsp20"] <= 0.07
 
 
 @pytest.mark.slow
-def test_nothing_failed(figures: dict[str, float]) -> None:
+def test_cries_and_sneezes(figures: dict[str, float]) -> None:
+    assert figures["ved accuracy"] >= 0.80
+
+
+@pytest.mark.slow
+def test_nothing_failed_and_all_was_read(figures: dict[str, float]) -> None:
     assert figures["records that failed"] == 0.0
+    assert figures["replies fully parsed"] == 1.0
 
 
 def test_the_checkpoint_says_what_the_bundle_says(repository: Path) -> None:
@@ -46,6 +49,6 @@ def test_the_checkpoint_says_what_the_bundle_says(repository: Path) -> None:
     spoken = sorted((repository / "samples").glob("*.flac"))
     bundle, checkpoint = zhiyin.load(), zhiyin.load(backend="eager")
     assert checkpoint.spec.name == bundle.spec.name == "pocket"
-    heard = [model.understand(path, tasks=["asr", "sgc"]) for path in spoken for model in (bundle, checkpoint)]
+    heard = [model.understand(path, tasks=["asr", "ved"]) for path in spoken for model in (bundle, checkpoint)]
     same = [a.text == b.text and a.labels == b.labels for a, b in zip(heard[::2], heard[1::2], strict=True)]
     assert all(same)

@@ -23,7 +23,7 @@ for name in {NOT_IN_BASE!r}:
 import zhiyin
 model = zhiyin.load()
 for path in sys.argv[1:]:
-    print(json.dumps(model.understand(path, tasks=["asr", "sgc"]).to_dict()))
+    print(json.dumps(model.understand(path, tasks=["asr"]).to_dict()))
 """
 
 COMMAND = f"""
@@ -65,12 +65,11 @@ def test_the_base_install_understands_the_samples() -> None:
     done = run(UNDERSTAND, *(SAMPLES / row["file"] for row in TRUTH))
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    heard = [(letters(result["text"]), result["labels"].get("sgc")) for result in results]
-    assert heard == [(letters(row["text"]), row["gender"]) for row in TRUTH]
+    assert [letters(result["text"]) for result in results] == [letters(row["text"]) for row in TRUTH]
 
 
 def test_the_demo_command_prints_what_is_said() -> None:
-    done = run(COMMAND, "samples", "--task", "asr,sgc")
+    done = run(COMMAND, "samples")
     assert done.returncode == 0, done.stderr
     printed = letters(done.stdout)
     assert all(letters(row["text"]) in printed for row in TRUTH), done.stdout

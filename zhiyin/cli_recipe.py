@@ -1,5 +1,6 @@
 """`zhiyin train`, `export` and `eval`: from a stage file to a bundle and its figures."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -52,12 +53,7 @@ def evaluate(
 
     records = [record for record in speech_pack.read(pack, split) if record.tasks]
     loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads).loaded
-    about = {
-        "model": loaded.source,
-        "spec": loaded.backend.spec.name,
-        "precision": loaded.backend.spec.precision,
-        "split": split,
-    }
+    about = {"model": loaded.backend.spec.name, "sha256": _identity(Path(loaded.source)), "split": split}
     record = out / "about.json"
     if out.exists() and (not record.exists() or json.loads(record.read_text(encoding="utf-8")) != about):
         if any(path.name not in ("about.json", "results.jsonl", "scores.json", "report.md") for path in out.iterdir()):
@@ -73,6 +69,13 @@ def evaluate(
     table = report.markdown(figures)
     (out / "report.md").write_text(table, encoding="utf-8")
     return table
+
+
+def _identity(folder: Path) -> str:
+    """Hash of a bundle's record, which holds the hashes of its files, or of a checkpoint's weights."""
+    record = folder / "bundle.json"
+    file = record if record.exists() else folder / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _need(*packages: str, extra: str) -> None:

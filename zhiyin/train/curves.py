@@ -17,27 +17,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw(metrics: Path, picture: Path) -> None:
-    """Draw `metrics.jsonl` as a PNG: training losses left, dev figures right."""
+    """Draw `metrics.jsonl` as a PNG: training losses, dev error rates, dev accuracies.
+
+    Where a resumed run went over the same steps again, the later figures count.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows = read_metrics(metrics)
-    train = [row for row in rows if "loss" in row]
-    dev = [row for row in rows if "dev" in row]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    train = {row["step"]: row for row in rows if "loss" in row}
+    dev = {row["step"]: row["dev"] for row in rows if "dev" in row}
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     for name in ("lm_loss", "ctc_loss"):
-        left.plot([row["step"] for row in train], [row[name] for row in train], label=name, linewidth=1)
+        points = [(step, train[step][name]) for step in sorted(train) if train[step][name] > 0]  # 0: no transcript
+        left.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1)
     left.set(xlabel="step", ylabel="loss per token", yscale="log", title="training")
-    left.legend()
-    for name in sorted({key for row in dev for key in row["dev"]}):
-        points = [(row["step"], row["dev"][name]) for row in dev if name in row["dev"]]
-        right.plot([x for x, _ in points], [100 * y for _, y in points], marker=".", label=name)
-    right.set(xlabel="step", ylabel="%", ylim=(0, 105), title="dev, greedy")
-    if dev:
-        right.legend(fontsize=8)
-    for axis in (left, right):
+    colours = pyplot.get_cmap("tab20")
+    names = sorted({name for figures in dev.values() for name in figures})
+    for number, name in enumerate(names):
+        steps = [step for step in sorted(dev) if name in dev[step]]
+        axis = middle if "wer" in name else right
+        values = [100 * dev[step][name] for step in steps]
+        axis.plot(steps, values, marker=".", label=name.removeprefix("ctc_wer_"), color=colours(number % 20))
+    middle.set(xlabel="step", ylabel="%", ylim=(0, 105), title="dev, word error rate of the CTC path")
+    right.set(xlabel="step", ylabel="%", ylim=(0, 105), title="dev, accuracy of labels")
+    for axis in (left, middle, right):
         axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
