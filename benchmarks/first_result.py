@@ -38,7 +38,7 @@ def main() -> None:
         rows = [
             (
                 "understand, 5 s clip, cold process",
-                middle([*ZHIYIN, "understand", str(speech), "--task", "asr,sgc"], RUNS),
+                middle([*ZHIYIN, "understand", str(speech), "--task", "asr,ved"], RUNS),
             ),
             ("--help", middle([*ZHIYIN, "--help"], RUNS)),
         ]
