@@ -9,6 +9,7 @@ import pytest
 
 import zhiyin
 from zhiyin.data.corpora import speech_pack
+from zhiyin.data.manifest import read_growing
 from zhiyin.evaluate import run, score
 
 SOURCES = ("composite", "dsp20", "donateacry", "esc10")
@@ -20,7 +21,7 @@ def figures(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     assert len(chosen) > 300
     model = zhiyin.load(threads=1).loaded
     results = run.run(chosen, model, tmp_path_factory.mktemp("pocket"), report=lambda record: None)
-    return {figure.name: figure.value for figure in score.score(run.read(results))}
+    return {figure.name: figure.value for figure in score.score(read_growing(results))}
 
 
 @pytest.mark.slow

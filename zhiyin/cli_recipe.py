@@ -49,6 +49,7 @@ def evaluate(
     """
     import zhiyin
     from zhiyin.data.corpora import speech_pack
+    from zhiyin.data.manifest import read_growing
     from zhiyin.evaluate import report, run, score
 
     records = [record for record in speech_pack.read(pack, split) if record.tasks]
@@ -64,7 +65,7 @@ def evaluate(
     chosen = records[:: max(1, len(records) // limit)] if limit else records
     with Progress(len(chosen)) as progress:
         results = run.run(chosen, loaded, out, report=lambda entry: progress.start(entry.id))
-    figures = score.score(run.read(results))
+    figures = score.score(read_growing(results))
     (out / "scores.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")
     table = report.markdown(figures)
     (out / "report.md").write_text(table, encoding="utf-8")

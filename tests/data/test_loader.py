@@ -146,3 +146,20 @@ def test_short_recordings_come_first(records: list[Record], loader: Loader) -> N
         place = after
     assert longest[0] <= 0.7 and longest[1] <= 0.7 and longest[2] <= 1.0
     assert max(longest[3], longest[4]) > 1.0
+
+
+def test_a_source_can_be_used_for_some_of_its_tasks(records: list[Record], loader: Loader) -> None:
+    import dataclasses
+
+    voiced = [dataclasses.replace(r, tasks=(*r.tasks, "sgc"), labels={"sgc": "male"}, source="voices") for r in records]
+    config = dataclasses.replace(loader.config, only={"voices": ("sgc",)})
+    some = Loader(
+        voiced, loader.cache, loader.tokenizer, {}, config, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
+    )
+    assert {record.tasks for record in some.records} == {("sgc",)}
+    assert all(transcript == () for batch, _ in _take(some, Place(), 4) for transcript in batch.transcripts)
+    none = dataclasses.replace(config, only={"voices": ("ser",)})
+    left = Loader(
+        voiced, loader.cache, loader.tokenizer, {}, none, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
+    )
+    assert left.records == []

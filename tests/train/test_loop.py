@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from zhiyin.config import tomllib  # noqa: E402
 from zhiyin.data.augment import AugmentConfig  # noqa: E402
 from zhiyin.data.loader import Batch, Loader, Place  # noqa: E402
+from zhiyin.data.manifest import read_growing  # noqa: E402
 from zhiyin.errors import UserError  # noqa: E402
 from zhiyin.model.config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig  # noqa: E402
 from zhiyin.model.speech_lm import SpeechLM  # noqa: E402
@@ -66,7 +67,7 @@ def model() -> SpeechLM:
 def run(folder: Path, stage: Stage = STAGE, *, loader: Loader | None = None) -> list[float]:
     folder.mkdir(exist_ok=True)
     loop.train(model(), loader or Batches(), stage, folder, device="cpu", report=lambda line: None)
-    return [row["loss"] for row in curves.read_metrics(folder / "metrics.jsonl") if "loss" in row]
+    return [row["loss"] for row in read_growing(folder / "metrics.jsonl") if "loss" in row]
 
 
 def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
         loop.train(model(), Batches(), half, tmp_path / "cut", device="cpu", evaluate=stop, report=lambda line: None)
     run(tmp_path / "cut", half)
     again = {}
-    for row in curves.read_metrics(tmp_path / "cut" / "metrics.jsonl"):
+    for row in read_growing(tmp_path / "cut" / "metrics.jsonl"):
         again[row["step"]] = row["loss"]
     assert [again[step] for step in sorted(again)] == whole
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("whole", "cut")]

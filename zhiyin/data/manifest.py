@@ -83,6 +83,17 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
+def read_growing(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file that is appended to while we work; a last line cut by a kill is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSONL, audio paths relative to the manifest where they lie below it."""
     root = path.parent.resolve()

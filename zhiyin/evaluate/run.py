@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zhiyin.data.manifest import Record
+from zhiyin.data.manifest import Record, read_growing
 from zhiyin.errors import UserError
 from zhiyin.pipeline import understand
 from zhiyin.runtime.load import Loaded
@@ -30,7 +30,7 @@ def run(records: Sequence[Record], model: Loaded, out: Path, *, report: Callable
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.jsonl"
-    done = {(row["id"], tuple(row["tasks"])) for row in read(path)} if path.exists() else set()
+    done = {(row["id"], tuple(row["tasks"])) for row in read_growing(path)} if path.exists() else set()
     with path.open("a", encoding="utf-8") as lines:
         for record in records:
             report(record)
@@ -38,17 +38,6 @@ def run(records: Sequence[Record], model: Loaded, out: Path, *, report: Callable
                 if (record.id, tasks) not in done:
                     lines.write(json.dumps(_row(record, tasks, model), ensure_ascii=False) + "\n")
     return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of `results.jsonl`; a last line cut by a kill is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def _row(record: Record, tasks: tuple[str, ...], model: Loaded) -> dict[str, Any]:

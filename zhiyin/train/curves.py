@@ -1,19 +1,8 @@
 """The picture of a run: losses, learning rate and dev figures over steps."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a run's `metrics.jsonl`; a last line cut by a kill is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+from zhiyin.data.manifest import read_growing
 
 
 def draw(metrics: Path, picture: Path) -> None:
@@ -26,7 +15,7 @@ def draw(metrics: Path, picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = read_metrics(metrics)
+    rows = read_growing(metrics)
     train = {row["step"]: row for row in rows if "loss" in row}
     dev = {row["step"]: row["dev"] for row in rows if "dev" in row}
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
