@@ -114,13 +114,16 @@ def train(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.toml", help="Settings, e.g. configs/pocket.toml.")],
     pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder; the same command resumes it.")],
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights.", show_default=False)
+    ] = None,
     device: Annotated[str, _DEVICE] = "auto",
     threads: Annotated[int | None, _THREADS] = None,
 ) -> None:
     """Train a stage (extra `train`); stop it at any time and give the same command again."""
     from zhiyin import cli_recipe
 
-    typer.echo(cli_recipe.train(stage, pack, run, device, threads))
+    typer.echo(cli_recipe.train(stage, pack, run, start, device, threads))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
 
 
-def train(stage: Path, pack: Path, run: Path, device: str, threads: int | None) -> Path:
+def train(stage: Path, pack: Path, run: Path, start: Path | None, device: str, threads: int | None) -> Path:
     """Train a stage in a run folder, or go on where it stopped; returns the checkpoint's folder.
 
     Raises:
@@ -23,7 +23,7 @@ def train(stage: Path, pack: Path, run: Path, device: str, threads: int | None) 
     from zhiyin.train import recipe
 
     with Progress(0) as progress:
-        return recipe.run(stage, pack, run, device=device, threads=threads, note=note, report=progress.say)
+        return recipe.run(stage, pack, run, start=start, device=device, threads=threads, note=note, report=progress.say)
 
 
 def export(checkpoint: Path, out: Path, precision: str) -> str:

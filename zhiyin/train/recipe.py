@@ -11,6 +11,7 @@ from zhiyin.data import cache, prepare
 from zhiyin.data import tokenizer as tokenizers
 from zhiyin.data.loader import Loader
 from zhiyin.data.manifest import Record
+from zhiyin.errors import UserError
 from zhiyin.model import checkpoint
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.speech_lm import SpeechLM
@@ -28,6 +29,7 @@ def run(
     pack: Path,
     folder: Path,
     *,
+    start: Path | None,
     device: str,
     threads: int | None,
     note: str,
@@ -39,6 +41,7 @@ def run(
         stage_file: TOML settings, see `train.stages`.
         pack: folder of the speech pack.
         folder: the run folder; everything that is made goes here.
+        start: checkpoint whose weights and tokenizer a new run begins with; by default random weights.
         device: see `runtime.device.choose`.
         threads: of torch; by default its own choice.
         note: what `runtime.device.before_torch` said.
@@ -60,10 +63,14 @@ def run(
     material = prepare.pocket(pack, folder / "data")
     report(f"records: {len(material.train)} train, {len(material.dev)} dev")
     tasks = table.with_labels([task for task in table.TASKS if task.id in stage.spec.tasks], stage.spec.labels)
+    if start is not None and not (folder / "tokenizer.json").exists():
+        (folder / "tokenizer.json").write_bytes((start / "tokenizer.json").read_bytes())
     tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
     features = cache.build(folder / "features", material.train, stage.loader.speeds)
     dev_features = cache.build(folder / "features", material.dev, (1.0,))
     model = build(stage, tokenizer)
+    if start is not None:
+        start_from(model, start)
     report(
         f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}"
     )
@@ -104,6 +111,20 @@ def build(stage: Stage, tokenizer: Tokenizer) -> SpeechLM:
     torch.nn.init.normal_(model.decoder.embed_tokens.weight, std=decoder.width**-0.5)
     torch.nn.init.normal_(model.markers, std=decoder.width**-0.5)
     return model
+
+
+def start_from(model: SpeechLM, folder: Path) -> None:
+    """Give a model the weights of a checkpoint of the same sizes.
+
+    Raises:
+        UserError: the checkpoint is damaged, or its sizes are others than the stage's.
+    """
+    weights = checkpoint.load(folder)[0].state_dict()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"starting from {folder}: its sizes are not the stage's ({first}); copy them there") from error
 
 
 def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
