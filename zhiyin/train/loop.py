@@ -62,7 +62,7 @@ def train(
     *,
     device: str,
     evaluate: Evaluate | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None],
 ) -> SpeechLM:
     """Train until `stage.optimizer.steps`, resuming from `run/state.pt` when it exists.
 
