@@ -1,15 +1,16 @@
 """Features, augmentation and batches."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from zhiyin.audio.features import log_mel
+from zhiyin.audio.features import hz_to_mel, log_mel, mel_to_hz
 from zhiyin.audio.io import load
 from zhiyin.data import cache, synth, tokenizer
-from zhiyin.data.augment import AugmentConfig, augment
+from zhiyin.data.augment import AugmentConfig, augment, warped
 from zhiyin.data.examples import TaskMix
 from zhiyin.data.loader import Batch, Loader, LoaderConfig, Place
 from zhiyin.data.manifest import Record
@@ -82,6 +83,46 @@ def _take(loader: Loader, start: Place, count: int) -> list[tuple[Batch, Place]]
     return taken
 
 
+def test_a_warped_voice_has_its_formants_elsewhere() -> None:
+    hz = mel_to_hz(np.linspace(0.0, hz_to_mel(np.array(8000.0)), 82))[1:-1]
+    peak = np.exp(-(((hz - 1500.0) / 200.0) ** 2)).astype(np.float32)
+    for factor in (0.85, 1.0, 1.2):
+        out = warped(np.stack([peak, peak]), factor)
+        assert out.shape == (2, 80)
+        assert abs(hz[out[0].argmax()] / 1500.0 - factor) < 0.05
+    assert np.allclose(warped(peak[None], 1.0), peak)
+
+
+def test_a_voice_that_is_asked_about_is_not_warped() -> None:
+    features = np.random.default_rng(1).uniform(-1, 1, (30, 80)).astype(np.float32)
+    config = dataclasses.replace(STILL, warp_share=1.0)
+    kept, _ = augment(features, config, np.random.default_rng(1))
+    other, _ = augment(features, config, np.random.default_rng(1), keep_voice=False)
+    assert np.allclose(kept, features, atol=1e-5) and not np.allclose(other, features, atol=0.1)
+
+
+def test_transcripts_with_rare_words_are_not_learned(records: list[Record], loader: Loader) -> None:
+    texts = ["seven two", "seven", "seven", "", None]
+    named = [dataclasses.replace(r, text=text) for r, text in zip(records, texts, strict=False)]
+    named = [dataclasses.replace(r, tasks=(*r.tasks, "sgc"), labels={"sgc": "male"}) for r in named]
+    config = dataclasses.replace(loader.config, min_word_count=2)
+    kept = Loader(
+        named,
+        loader.cache,
+        loader.tokenizer,
+        {},
+        config,
+        TaskMix(),
+        AugmentConfig(),
+        eos_id=2,
+        time_step_s=0.04,
+        seed=1,
+    ).records
+    by_id = {record.id: record for record in kept}
+    assert [by_id[r.id].text for r in named] == [None, "seven", "seven", "", None][: len(named)]
+    assert "asr" not in by_id[named[0].id].tasks and "sgc" in by_id[named[0].id].tasks
+
+
 def test_a_resumed_loader_goes_on_with_the_very_next_batch(loader: Loader) -> None:
     whole = _take(loader, Place(), 12)
     for at in (0, 4, 9):
@@ -100,8 +141,6 @@ def test_batches_keep_their_bound_and_end_their_targets(loader: Loader) -> None:
 
 
 def test_weights_are_shares_of_records(records: list[Record], loader: Loader) -> None:
-    import dataclasses
-
     half = [dataclasses.replace(r, source="often" if i % 2 else "never") for i, r in enumerate(records)]
     config = dataclasses.replace(loader.config, weights={"never": 0.0})
     only = Loader(
@@ -131,8 +170,6 @@ def test_a_missing_synthesiser_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_short_recordings_come_first(records: list[Record], loader: Loader) -> None:
-    import dataclasses
-
     config = dataclasses.replace(loader.config, growth=((2, 0.7), (3, 1.0)))
     growing = Loader(
         records, loader.cache, loader.tokenizer, {}, config, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
@@ -149,15 +186,13 @@ def test_short_recordings_come_first(records: list[Record], loader: Loader) -> N
 
 
 def test_a_source_can_be_used_for_some_of_its_tasks(records: list[Record], loader: Loader) -> None:
-    import dataclasses
-
     voiced = [dataclasses.replace(r, tasks=(*r.tasks, "sgc"), labels={"sgc": "male"}, source="voices") for r in records]
     config = dataclasses.replace(loader.config, only={"voices": ("sgc",)})
     some = Loader(
         voiced, loader.cache, loader.tokenizer, {}, config, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1
     )
     assert {record.tasks for record in some.records} == {("sgc",)}
-    assert all(transcript == () for batch, _ in _take(some, Place(), 4) for transcript in batch.transcripts)
+    assert all(transcript in (None, ()) for batch, _ in _take(some, Place(), 4) for transcript in batch.transcripts)
     none = dataclasses.replace(config, only={"voices": ("ser",)})
     left = Loader(
         voiced, loader.cache, loader.tokenizer, {}, none, loader.mix, STILL, eos_id=1, time_step_s=0.04, seed=1

@@ -48,6 +48,17 @@ def test_loss_is_the_mean_over_target_tokens_of_the_batch(tiny):
     assert float(smooth) == pytest.approx(0.9 * float(loss) + 0.1 * uniform, abs=1e-5)
 
 
+def test_a_token_counts_by_its_weight(tiny):
+    rows = [Row([5], [], [8, 3]), Row([6, 7], [], [9, 8, 3])]
+    plain, logits = tiny.loss(tiny.assemble(None, rows))
+    weights = torch.ones(logits.shape[1])
+    weights[8] = 5.0
+    terms = [-float(row[i]) for row, i in zip(logits.log_softmax(-1), (8, 3, 9, 8, 3), strict=True)]
+    expected = sum(w * term for w, term in zip((5, 1, 1, 5, 1), terms, strict=True)) / 13
+    assert float(tiny.loss(tiny.assemble(None, rows), weights_V=weights)[0]) == pytest.approx(expected, abs=1e-5)
+    assert float(plain) == pytest.approx(sum(terms) / 5, abs=1e-5)
+
+
 def brute_force_ctc(logits_TV: Tensor, target: list[int]) -> float:
     """-log of the summed probability of every path that collapses to the target; infinite where there is none."""
     scores = logits_TV.log_softmax(-1)
@@ -66,7 +77,7 @@ class Flat(torch.nn.Module):
 
 
 @given(
-    targets=st.lists(st.lists(st.integers(1, 2), max_size=3), min_size=1, max_size=3),
+    targets=st.lists(st.none() | st.lists(st.integers(1, 2), max_size=3), min_size=1, max_size=3),
     lengths=st.lists(st.integers(1, 5), min_size=3, max_size=3),
 )
 def test_ctc_loss_against_brute_force(targets, lengths):
@@ -77,8 +88,8 @@ def test_ctc_loss_against_brute_force(targets, lengths):
     frames = torch.randn(len(targets), 5, 3)
     speech = Speech(frames, torch.tensor(lengths[: len(targets)]), frames, torch.tensor(lengths[: len(targets)]))
     rows = list(zip(frames, lengths, targets, strict=False))
-    terms = [brute_force_ctc(logits[:length], target) for logits, length, target in rows if target]
-    tokens = sum(map(len, targets))
+    terms = [brute_force_ctc(logits[:length], target) for logits, length, target in rows if target is not None]
+    tokens = sum(max(1, len(target)) for target in targets if target is not None)  # silence counts as one
     expected = sum(term for term in terms if math.isfinite(term)) / tokens if tokens else 0.0
     assert float(lm.ctc_loss(speech, targets)) == pytest.approx(expected, abs=1e-4)
 

@@ -48,7 +48,7 @@ def mel_filters(num_mels: int) -> Float32:
     default, which Whisper uses.
     """
     bins_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, WINDOW_SAMPLES // 2 + 1)
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(0.0), _hz_to_mel(SAMPLE_RATE_HZ / 2), num_mels + 2))
+    edges_hz = mel_to_hz(np.linspace(0.0, hz_to_mel(np.array(SAMPLE_RATE_HZ / 2)), num_mels + 2))
     width_hz = np.diff(edges_hz)
     ramps = edges_hz[:, None] - bins_hz[None, :]
     rising = -ramps[:-2] / width_hz[:-1, None]
@@ -62,13 +62,14 @@ _BREAK_HZ = 1000.0
 _LOG_STEP = np.log(6.4) / 27.0
 
 
-def _hz_to_mel(hz: float) -> float:
-    if hz < _BREAK_HZ:
-        return hz / _LINEAR_HZ
-    return float(_BREAK_HZ / _LINEAR_HZ + np.log(hz / _BREAK_HZ) / _LOG_STEP)
+def hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney mels of frequencies."""
+    above = _BREAK_HZ / _LINEAR_HZ + np.log(np.maximum(hz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    return np.where(hz < _BREAK_HZ, hz / _LINEAR_HZ, above)
 
 
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Frequencies of Slaney mels."""
     break_mel = _BREAK_HZ / _LINEAR_HZ
     return np.where(mel < break_mel, mel * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mel - break_mel)))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zhiyin.audio.features import Float32
+from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32, hz_to_mel, mel_to_hz
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,26 @@ class AugmentConfig:
     mel_masks: int = 2
     mel_mask_bins: int = 12
     pad_frames: int = 40  # up to this much quiet before and after
+    warp_share: float = 0.0
+    warp: float = 0.15  # the frequency axis is stretched by up to this much either way: another vocal tract length
 
 
-def augment(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> tuple[Float32, int]:
+def augment(
+    features_FM: Float32, config: AugmentConfig, rng: np.random.Generator, *, keep_voice: bool = True
+) -> tuple[Float32, int]:
     """One random variant of Whisper log-mel features.
+
+    Args:
+        features_FM: what was recorded.
+        config: how often and how strongly it is changed.
+        rng: source of the choices.
+        keep_voice: do not warp the frequency axis, because something about the speaker is asked.
 
     Returns:
         Features and how many frames were put in front (word times move by that).
     """
+    if not keep_voice and rng.random() < config.warp_share:
+        features_FM = warped(features_FM, 1.0 + rng.uniform(-config.warp, config.warp))
     features_FM, front = _pad(features_FM, config, rng)
     power = 10.0 ** (features_FM * 4.0 - 4.0)  # Whisper stores (log10 + 4) / 4
     if rng.random() < config.colour_share:
@@ -46,6 +58,21 @@ def augment(features_FM: Float32, config: AugmentConfig, rng: np.random.Generato
     log = np.log10(np.maximum(power, 1e-10))
     features_FM = ((np.maximum(log, log.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
     return _mask(features_FM, config, rng), front
+
+
+def warped(features_FM: Float32, factor: float) -> Float32:
+    """Features of a voice whose formants lie `factor` times as high; same shape.
+
+    Vocal tract length perturbation, Jaitly and Hinton 2013, with the factor constant over frequency and the highest
+    bin repeated where the band ends.
+    """
+    bins = features_FM.shape[1]
+    mel = np.linspace(0.0, hz_to_mel(np.array(SAMPLE_RATE_HZ / 2)), bins + 2)[1:-1]
+    source = hz_to_mel(mel_to_hz(mel) / factor)
+    place = np.clip(np.interp(source, mel, np.arange(bins)), 0, bins - 1)
+    low = np.minimum(place.astype(int), bins - 2)
+    share = (place - low).astype(np.float32)
+    return features_FM[:, low] * (1 - share) + features_FM[:, low + 1] * share
 
 
 def _pad(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> tuple[Float32, int]:

@@ -31,7 +31,7 @@ class Example:
 
     prompt: str
     target: str
-    transcript: str  # for the CTC head, "" when unknown or when nothing is said
+    transcript: str | None  # for the CTC head: None when unknown, "" when nothing is said
 
 
 def make(
@@ -60,7 +60,7 @@ def make(
         replace(w, start_s=w.start_s / speed + shift_s, end_s=w.end_s / speed + shift_s) for w in record.words
     )
     truth = replace(record.truth, words=words)
-    transcript = record.text or ""
+    transcript = record.text
     if rng.random() >= mix.plain_share:
         return Example(render.tags(tasks), render.target(tasks, truth, time_step_s=time_step_s), transcript)
     language = rng.choice(("en", "zh"))

@@ -6,6 +6,7 @@ Shapes: `B` batch, `M` mel bins, `F` frames.
 import queue
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,8 +18,11 @@ from zhiyin.data.augment import AugmentConfig, augment
 from zhiyin.data.cache import FeatureCache
 from zhiyin.data.examples import TaskMix, make
 from zhiyin.data.manifest import Record
+from zhiyin.tasks import table
+from zhiyin.text.score import words
 
 FRAMES_PER_S = 100
+_OF_THE_VOICE = {"sgc", "sap", "ser", "ssr"}  # answers that would change with the vocal tract
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class LoaderConfig:
         weights: source -> how many times its records are drawn per pass; sources not named count once.
         only: source -> the tasks its records are used for, where that is less than they carry a truth for; without
             asr their transcripts are not learned either.
+        min_word_count: a transcript with a word (in Chinese: a character) that the training transcripts hold fewer
+            times than this is not learned; what else is known of the record is.
         speeds: playing speeds, one drawn per record.
     """
 
@@ -43,18 +49,19 @@ class LoaderConfig:
     growth: tuple[tuple[int, float], ...] = ()
     weights: dict[str, float] = field(default_factory=dict)
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    min_word_count: int = 1
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC) are token ids."""
+    """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids."""
 
     mel_BMF: Float32
     frames_B: np.ndarray
     prompts: tuple[tuple[int, ...], ...]
     targets: tuple[tuple[int, ...], ...]
-    transcripts: tuple[tuple[int, ...], ...]
+    transcripts: tuple[tuple[int, ...] | None, ...]
     ids: tuple[str, ...]
 
 
@@ -84,10 +91,13 @@ class Loader:
         seed: int,
     ):
         fitting = [_restricted(r, config.only) for r in records if r.duration_s <= config.max_audio_s]
-        self.records = [r for r in fitting if r.tasks]
+        self.records = [r for r in _without_rare_words(fitting, config.min_word_count) if r.tasks]
         self.cache, self.tokenizer, self.labels = cache, tokenizer, labels
         self.config, self.mix, self.augmentation = config, mix, augmentation
         self.eos_id, self.time_step_s, self.seed = eos_id, time_step_s, seed
+        vocabulary = tokenizer.get_vocab()
+        names = {f"<{label}>" for task in table.with_labels(table.TASKS, labels) for label in task.labels}
+        self.label_ids = sorted(vocabulary[name] for name in names if name in vocabulary)
         self.odds = [config.weights.get(r.source, 1.0) for r in self.records]
 
     def batches(self, start: Place) -> Iterator[tuple[Batch, Place]]:
@@ -150,7 +160,7 @@ class Loader:
         mels, prompts, targets, transcripts = [], [], [], []
         for record, speed in group:
             clean = self.cache.get(record.id, speed).astype(np.float32)
-            mel, front = augment(clean, self.augmentation, noise)
+            mel, front = augment(clean, self.augmentation, noise, keep_voice=bool(_OF_THE_VOICE & set(record.tasks)))
             example = make(
                 record,
                 self.mix,
@@ -163,7 +173,7 @@ class Loader:
             mels.append(mel.T)
             prompts.append(self._ids(example.prompt))
             targets.append((*self._ids(example.target), self.eos_id))
-            transcripts.append(self._ids(example.transcript))
+            transcripts.append(None if example.transcript is None else self._ids(example.transcript))
         frames = np.array([mel.shape[1] for mel in mels])
         padded = np.zeros((len(mels), mels[0].shape[0], frames.max()), np.float32)
         for i, mel in enumerate(mels):
@@ -179,3 +189,14 @@ def _restricted(record: Record, only: Mapping[str, tuple[str, ...]]) -> Record:
         return record
     tasks = tuple(task for task in record.tasks if task in only[record.source])
     return replace(record, tasks=tasks, text=record.text if "asr" in tasks else None)
+
+
+def _without_rare_words(records: Sequence[Record], min_count: int) -> list[Record]:
+    counts = Counter(word for record in records for word in words(record.text or ""))
+    rare = {word for word, count in counts.items() if count < min_count}
+    return [_without_text(r) if rare.intersection(words(r.text or "")) else r for r in records]
+
+
+def _without_text(record: Record) -> Record:
+    tasks = tuple(task for task in record.tasks if task not in ("asr", "srwt"))
+    return replace(record, tasks=tasks, text=None)

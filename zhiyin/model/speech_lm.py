@@ -91,30 +91,40 @@ class SpeechLM(nn.Module):
             tuple(len(row) for row in embeds),
         )
 
-    def loss(self, sequences: Sequences, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Cross-entropy per target token, averaged over the whole batch, and the logits [tokens, V] behind it."""
+    def loss(
+        self, sequences: Sequences, *, label_smoothing: float = 0.0, weights_V: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy per target token, averaged over the whole batch, and the logits [tokens, V] behind it.
+
+        Args:
+            sequences: what `assemble` made.
+            label_smoothing: share of the target spread over the vocabulary.
+            weights_V: weight of each token in the average; by default all count the same.
+        """
         hidden = self.decoder(sequences.embeds_BND)[:, :-1]
         labels = sequences.labels_BN[:, 1:]
         scored = labels != IGNORE
         logits = self.decoder.logits(hidden[scored]).float()
-        return fn.cross_entropy(logits, labels[scored], label_smoothing=label_smoothing), logits
+        return fn.cross_entropy(logits, labels[scored], weight=weights_V, label_smoothing=label_smoothing), logits
 
-    def ctc_loss(self, speech: Speech, targets: Sequence[Sequence[int]]) -> Tensor:
+    def ctc_loss(self, speech: Speech, targets: Sequence[Sequence[int] | None]) -> Tensor:
         """Connectionist temporal classification loss per target token; id 0 is the blank.
 
-        Rows without a target are left out; rows too long for their audio add nothing.
+        Rows whose target is None (unknown) are left out; an empty one says that nothing is spoken, and every frame
+        is to be blank. Rows too long for their audio add nothing.
         Source: Graves et al. 2006, by `torch.nn.functional.ctc_loss`.
         """
-        keep = [i for i, target in enumerate(targets) if len(target)]
-        if not keep:
+        known = {i: target for i, target in enumerate(targets) if target is not None}
+        if not known:
             return speech.encoded_BTE.new_zeros(())
+        keep = list(known)
         logits = self.ctc(speech.encoded_BTE[keep]).float().log_softmax(-1).transpose(0, 1)
-        flat = torch.as_tensor([token for i in keep for token in targets[i]], device=logits.device)
-        sizes = torch.as_tensor([len(targets[i]) for i in keep], device=logits.device)
+        flat = torch.as_tensor([token for target in known.values() for token in target], device=logits.device)
+        sizes = torch.as_tensor([len(target) for target in known.values()], device=logits.device)
         total = fn.ctc_loss(
             logits, flat, speech.encoded_lengths_B[keep], sizes, blank=0, reduction="sum", zero_infinity=True
         )
-        return total / sizes.sum()
+        return total / sizes.clamp(min=1).sum()
 
     def _embed(self, pieces: Sequence[Sequence[int]]) -> Sequence[Tensor]:
         """Embeddings of each piece, looked up at once: every look-up costs a gradient the size of the whole table."""

@@ -33,14 +33,16 @@ class Losses:
     ctc: Tensor
 
 
-def losses(model: SpeechLM, batch: Batch, settings: OptimizerSection, device: str) -> Losses:
+def losses(
+    model: SpeechLM, batch: Batch, settings: OptimizerSection, device: str, weights_V: Tensor | None = None
+) -> Losses:
     """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts."""
     mel = torch.from_numpy(batch.mel_BMF).to(device)
     frames = torch.from_numpy(batch.frames_B).to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
         speech = model.listen(mel, frames)
         rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
-        lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing)
+        lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing, weights_V=weights_V)
         ctc = model.ctc_loss(speech, batch.transcripts)
     return Losses((1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc, lm.detach(), ctc.detach())
 
@@ -74,6 +76,7 @@ def train(
     """
     settings = stage.optimizer
     model.to(device).train()
+    weights_V = _token_weights(model.config.decoder.vocab_size, loader.label_ids, settings.label_weight).to(device)
     optimizer = torch.optim.AdamW(
         _groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98), fused=True
     )
@@ -87,7 +90,7 @@ def train(
         )  # each step by itself, so that a resumed run is the same run
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, settings)
-        result = losses(model, batch, settings, device)
+        result = losses(model, batch, settings, device, weights_V)
         if not torch.isfinite(result.total):
             raise UserError(f"training step {step}: the loss is not finite; records: {' '.join(batch.ids[:8])}")
         optimizer.zero_grad(set_to_none=True)
@@ -127,6 +130,13 @@ def average(model: SpeechLM, files: Sequence[Path]) -> SpeechLM:
             total[name] = total[name] + value if name in total else value.clone()
     model.load_state_dict({name: value / len(files) for name, value in total.items()})
     return model
+
+
+def _token_weights(vocabulary: int, label_ids: Sequence[int], label_weight: float) -> Tensor:
+    """Weight of each token of the vocabulary: a label is one token among many, and is often the whole answer."""
+    weights = torch.ones(vocabulary)
+    weights[list(label_ids)] = label_weight
+    return weights
 
 
 def _groups(model: SpeechLM, weight_decay: float) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ class OptimizerSection:
     clip_norm: float = 1.0
     ctc_weight: float = 0.5
     label_smoothing: float = 0.05
+    label_weight: float = 1.0  # of a label in the language-model loss; a word piece has 1
     bf16: bool = True
 
 
