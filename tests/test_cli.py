@@ -43,7 +43,9 @@ class Outcome:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a command in this process, with a model that hears ``four one`` and a man."""
 
-    def load_fake(model=None, device="auto", backend="auto", *, threads=None) -> zhiyin.Model:
+    def load_fake(
+        model=None, device="auto", backend="auto", *, threads=None, dtype="auto", allow_download=False
+    ) -> zhiyin.Model:
         choose(device, ("cpu",), engine="fake")
         return fake_model(
             lambda asked, number, seconds: "four one" * ("asr" in asked) + "<male>" * ("sgc" in asked),

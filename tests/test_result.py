@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin import write
-from zhiyin.result import Result, Segment, Word
+from zhiyin.result import Result, Segment, Turn, Word
 
 RESULT = Result(
     source="a.wav",
@@ -55,6 +55,32 @@ def test_vtt_times_and_cues() -> None:
     )
 
 
+TALK = Result(
+    source="a.wav",
+    duration_s=9.0,
+    tasks=("asr",),
+    text="how are you fine bye",
+    labels={"sgc": "male"},
+    segments=(
+        Segment(0.0, 2.0, "how are you fine", turns=(Turn("Speaker 1", "how are you"), Turn("Speaker 2", "fine"))),
+        Segment(3.0, 4.0, "um bye", labels={"sgc": "male"}, turns=(Turn("", "um"), Turn("Speaker 1", "b\ny-->e"))),
+    ),
+)
+
+
+def test_turns_have_lines_of_their_own() -> None:
+    spoken = "Speaker 1: how are you\nSpeaker 2: fine\n"
+    assert write.txt(TALK) == spoken + "um\nSpeaker 1: b y-->e\ngender: male\n"
+    assert write.srt(TALK) == (
+        f"1\n00:00:00,000 --> 00:00:02,000\n{spoken}\n2\n00:00:03,000 --> 00:00:04,000\num\nSpeaker 1: b y→e [male]\n"
+    )
+    assert write.vtt(TALK) == (
+        f"WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n{spoken}\n"
+        "00:00:03.000 --> 00:00:04.000\num\nSpeaker 1: b y--&gt;e [male]\n"
+    )
+    assert "Speaker 1: how are you Speaker 2: fine\t" in write.tsv(TALK)
+
+
 def test_tsv_rows() -> None:
     rows = list(csv.DictReader(io.StringIO(write.tsv(RESULT)), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert [row["start_ms"] for row in rows] == ["1230", "2500", "3723000"]
@@ -83,7 +109,7 @@ def test_every_field_is_documented() -> None:
     example = json.loads(re.search(r"```json\n(.*?)```", document, re.S).group(1))  # type: ignore[union-attr]
     assert list(example) == [field.name for field in dataclasses.fields(Result)]
     assert list(example["segments"][0]) == [field.name for field in dataclasses.fields(Segment)]
-    for title, kind in (("The recording", Result), ("A segment", Segment), ("A word", Word)):
+    for title, kind in (("The recording", Result), ("A segment", Segment), ("A turn", Turn), ("A word", Word)):
         section = next(text for text in sections if text.startswith(title))
         missing = [field.name for field in dataclasses.fields(kind) if f"`{field.name}`" not in section]
         assert not missing, f"docs/result.md, {title}: {missing}"

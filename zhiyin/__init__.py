@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zhiyin.errors import UserError
-from zhiyin.result import Result, Segment, Word
+from zhiyin.result import Result, Segment, Turn, Word
 
 if TYPE_CHECKING:
     from zhiyin.audio.decode import PcmFormat
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zhiyin.runtime.base import ModelSpec
     from zhiyin.runtime.load import Loaded
 
-__all__ = ["Model", "Result", "Segment", "UserError", "Word", "__version__", "load"]
+__all__ = ["Model", "Result", "Segment", "Turn", "UserError", "Word", "__version__", "load"]
 __version__ = "0.1.0"
 
 
@@ -32,21 +32,28 @@ def load(
     backend: str = "auto",
     *,
     threads: int | None = None,
+    dtype: str = "auto",
+    allow_download: bool = False,
 ) -> Model:
     """A model that runs.
 
     Args:
-        model: folder of a bundle or checkpoint; by default ``pocket``, the built-in one.
+        model: folder of a bundle, a checkpoint or a model of the hub, or a name that `zhiyin models` lists; by default
+            ``pocket``, the built-in one.
         device: where to run; ``auto`` chooses, and every result says what was chosen and why.
-        backend: ``auto``, ``onnx`` or ``eager``.
+        backend: ``auto``, ``onnx``, ``eager`` or ``hf``.
         threads: CPU threads; by default a few.
+        dtype: number format of the weights, where the backend has a choice.
+        allow_download: pull a model that is not here; without it nothing touches the network.
 
     Raises:
         UserError: there is no such model, it is damaged, or it cannot run there.
     """
     from zhiyin.runtime.load import load as load_model
 
-    return Model(load_model(model, device=device, backend=backend, threads=threads))
+    return Model(
+        load_model(model, device=device, backend=backend, threads=threads, dtype=dtype, allow_download=allow_download)
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Model:
         *,
         instruction: str | None = None,
         language: str | None = None,
+        into: str | None = None,
+        hotwords: str | Iterable[str] = (),
+        speakers: bool = False,
+        itn: bool | None = None,
+        template: str | None = None,
         pcm: PcmFormat | None = None,
         sample_rate_hz: int | None = None,
         on_segment: Callable[[Segment], None] | None = None,
@@ -80,6 +92,11 @@ class Model:
             model=self.loaded,
             instruction=instruction,
             language=language,
+            into=into,
+            hotwords=hotwords,
+            speakers=speakers,
+            itn=itn,
+            template=template,
             pcm=pcm,
             sample_rate_hz=sample_rate_hz,
             on_segment=on_segment,
@@ -92,6 +109,11 @@ class Model:
         *,
         instruction: str | None = None,
         language: str | None = None,
+        into: str | None = None,
+        hotwords: str | Iterable[str] = (),
+        speakers: bool = False,
+        itn: bool | None = None,
+        template: str | None = None,
         pcm: PcmFormat | None = None,
         sample_rate_hz: int | None = None,
     ) -> Iterator[Segment]:
@@ -104,6 +126,11 @@ class Model:
             model=self.loaded,
             instruction=instruction,
             language=language,
+            into=into,
+            hotwords=hotwords,
+            speakers=speakers,
+            itn=itn,
+            template=template,
             pcm=pcm,
             sample_rate_hz=sample_rate_hz,
         )

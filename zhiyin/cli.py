@@ -22,9 +22,9 @@ app = typer.Typer(
 )
 
 # Options that several commands share.
-_MODEL_HELP = "A model folder; default: pocket, the built-in one."
+_MODEL_HELP = "A model folder, or a name of `zhiyin models`; default: pocket, the built-in one."
 _DEVICE = typer.Option("--device", metavar="NAME", help="Where to run; auto says what it chose and why.")
-_BACKEND = typer.Option("--backend", metavar="NAME", help="How to run: auto, onnx or eager (needs torch).")
+_BACKEND = typer.Option("--backend", metavar="NAME", help="How to run: auto, onnx, eager (torch), hf (transformers).")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,10 +59,19 @@ def _options(
 _INPUTS = typer.Argument(metavar="FILE|DIR|GLOB|-", help="Recordings; a folder is searched, - is standard input.")
 _TASK = typer.Option("--task", metavar="ID,ID", help="Task ids as `zhiyin tasks` lists them.  [default: asr]")
 _ASK = typer.Option("--ask", metavar="TEXT", help="A request in plain language instead of --task.")
-_LANGUAGE = typer.Option("--language", metavar="CODE", help="Refuse a model that does not know it; no other effect.")
+_LANGUAGE = typer.Option("--language", metavar="CODE", help="Of the speech; refuse a model that does not know it.")
+_INTO = typer.Option("--into", metavar="CODE", help="The language to translate into.")
+_HOTWORDS = typer.Option("--hotwords", metavar="FILE|WORD,WORD", help="Names likely to be said; a file has one a line.")
+_SPEAKERS = typer.Option("--speakers", help="Say who speaks.")
+_ITN = typer.Option(
+    "--itn/--no-itn", help="Written form, or words as spoken; default: the model's.", show_default=False
+)
+_TEMPLATE = typer.Option("--template", metavar="NAME", help="Another prompt template of the model's family.")
 _FORMAT = typer.Option("--format", metavar="FORMAT", help="txt, json, srt, vtt or tsv.")
 _OUTPUT_DIR = typer.Option("--output-dir", metavar="DIR", help="One file per recording instead of standard output.")
 _PCM = typer.Option("--pcm", metavar="CODING[:RATE[:CHANNELS]]", help="Input is raw PCM, e.g. s16le:16000:1.")
+_DTYPE = typer.Option("--dtype", metavar="NAME", help="Of the weights, with backend hf: float32, bfloat16, float16.")
+_DOWNLOAD = typer.Option("--allow-download", help="Pull a model that is not here.")
 _THREADS = typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: a few.", show_default=False)
 
 
@@ -72,6 +81,11 @@ def understand(
     task: Annotated[str | None, _TASK] = None,
     ask: Annotated[str | None, _ASK] = None,
     language: Annotated[str | None, _LANGUAGE] = None,
+    into: Annotated[str | None, _INTO] = None,
+    hotwords: Annotated[str | None, _HOTWORDS] = None,
+    speakers: Annotated[bool, _SPEAKERS] = False,
+    itn: Annotated[bool | None, _ITN] = None,
+    template: Annotated[str | None, _TEMPLATE] = None,
     format: Annotated[str, _FORMAT] = "txt",
     output_dir: Annotated[str | None, _OUTPUT_DIR] = None,
     pcm: Annotated[str | None, _PCM] = None,
@@ -79,12 +93,15 @@ def understand(
     device: Annotated[str, _DEVICE] = "auto",
     backend: Annotated[str, _BACKEND] = "auto",
     threads: Annotated[int | None, _THREADS] = None,
+    dtype: Annotated[str, _DTYPE] = "auto",
+    allow_download: Annotated[bool, _DOWNLOAD] = False,
 ) -> None:
     """Turn recordings into text, labels, times and answers."""
     from zhiyin.cli_understand import Options, run
 
-    options = Options(task, ask, language, format, output_dir, pcm, model, device, backend, threads)
-    raise typer.Exit(run(inputs, options))
+    words = (task, ask, language, into, hotwords, speakers, itn, template)
+    where = (model, device, backend, threads, dtype, allow_download)
+    raise typer.Exit(run(inputs, Options(*words, format, output_dir, pcm, *where)))
 
 
 @app.command()
@@ -110,6 +127,37 @@ def info(
 
 
 @app.command()
+def models(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only this one.", show_default=False)] = "",
+    check: Annotated[bool, typer.Option("--check", help="Read every file of what was pulled and compare.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON array.")] = False,
+) -> None:
+    """List the models that are here and those that can be pulled."""
+    from zhiyin import cli_models
+
+    text, code = cli_models.check(name) if check else (cli_models.table(name, as_json), 0)
+    typer.echo(text, nl=False)
+    raise typer.Exit(code)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME|OWNER/REPO", help="As `zhiyin models` lists it, or on the hub.")],
+    revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Branch, tag or commit.")] = "",
+    dest: Annotated[
+        Path | None, typer.Option("--dest", metavar="DIR", help="Folder instead of the store's.", show_default=False)
+    ] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Also what has restrictions; without it they are named.")
+    ] = False,
+) -> None:
+    """Download a model; the only command that uses the network. Stop it at any time and give it again."""
+    from zhiyin import cli_models
+
+    typer.echo(cli_models.pull(name, revision, dest, accept_licence))
+
+
+@app.command()
 def train(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.toml", help="Settings, e.g. configs/pocket.toml.")],
     pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
@@ -124,6 +172,30 @@ def train(
     from zhiyin import cli_recipe
 
     typer.echo(cli_recipe.train(stage, pack, run, start, device, threads))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder of weights; nothing in it is run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    family: Annotated[str, typer.Option("--from", help="auto, osum, osum-pangu or whisper.")] = "auto",
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="PATH", help="Folder of the decoder.", show_default=False)
+    ] = None,
+    lora_scale: Annotated[
+        float | None, typer.Option("--lora-scale", metavar="X", help="alpha / rank, where LoRA is inside.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="keep, float32, bfloat16 or float16.")] = "keep",
+    name: Annotated[str, typer.Option("--name", help="Of the model.  [default: the family's]")] = "",
+    facts: Annotated[
+        Path | None, typer.Option("--facts", metavar="FILE.json", help="Heads and the like, for other sizes.")
+    ] = None,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Also record the hash of the source.")] = False,
+) -> None:
+    """Turn published weights into a checkpoint, every key accounted for (extra `train`)."""
+    from zhiyin.cli_convert import Options, run
+
+    typer.echo(run(source, out, Options(family, tokenizer, lora_scale, dtype, name, facts, sha256)))
 
 
 @app.command()
@@ -155,3 +227,26 @@ def evaluate(
     from zhiyin import cli_recipe
 
     typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit), nl=False)
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    encoder: Annotated[Path, typer.Option("--encoder", metavar="PATH", help="A Whisper folder, or OpenAI's .pt file.")],
+    decoder: Annotated[Path, typer.Option("--decoder", metavar="DIR", help="Qwen2, Qwen3, Llama or openPangu.")],
+    family: Annotated[str, typer.Option("--family", help="Prompts to learn: zhiyin, osum, osum-pangu.")] = "zhiyin",
+    ctc: Annotated[bool, typer.Option("--ctc", help="Give the encoder a CTC head.")] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the stored weights: keep, float32, bfloat16.")] = "keep",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the new weights.")] = 1,
+    projector_layers: Annotated[int | None, typer.Option("--projector-layers", metavar="N", min=1)] = None,
+    projector_width: Annotated[int | None, typer.Option("--projector-width", metavar="N", min=1)] = None,
+    projector_heads: Annotated[int | None, typer.Option("--projector-heads", metavar="N", min=1)] = None,
+    projector_ffn: Annotated[int | None, typer.Option("--projector-ffn", metavar="N", min=1)] = None,
+) -> None:
+    """Make a checkpoint to train from an encoder, a decoder and a new projector (extra `train`)."""
+    from zhiyin.cli_init import Options, run
+
+    sizes = (projector_layers, projector_width, projector_heads, projector_ffn)
+    first, *rest = run(out, encoder, decoder, Options(family, ctc, dtype, seed, *sizes))
+    typer.echo(first)
+    typer.echo("\n".join(rest), err=True)

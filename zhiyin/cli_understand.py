@@ -1,6 +1,7 @@
 """`zhiyin understand`: recordings in, results out, one after the other, whatever befalls some of them."""
 
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zhiyin
-from zhiyin import pipeline, write
+from zhiyin import ask, write
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.cli_inputs import Input, expand, is_batch
 from zhiyin.cli_progress import Progress
@@ -29,6 +30,11 @@ class Options:
     task: str | None
     ask: str | None
     language: str | None
+    into: str | None
+    hotwords: str | None
+    speakers: bool
+    itn: bool | None
+    template: str | None
     format: str
     output_dir: str | None
     pcm: str | None
@@ -36,6 +42,8 @@ class Options:
     device: str
     backend: str
     threads: int | None
+    dtype: str
+    allow_download: bool
 
 
 def run(arguments: Sequence[str], options: Options) -> int:
@@ -44,14 +52,31 @@ def run(arguments: Sequence[str], options: Options) -> int:
     Raises:
         UserError: nothing can be done at all: a wrong option, an unwritable output, or the only recording is bad.
     """
-    request = pipeline.request(options.task, options.ask, options.language)
+    hotwords = _hotwords(options.hotwords)
+    asked = ask.request(
+        options.task,
+        options.ask,
+        options.language,
+        into=options.into,
+        hotwords=hotwords,
+        speakers=options.speakers,
+        itn=options.itn,
+        template=options.template,
+    )
     pcm = None if options.pcm is None else PcmFormat.parse(options.pcm)
     inputs = expand(arguments)
     if len(inputs) == 1 and inputs[0].fault:
         raise UserError(inputs[0].fault)
     save = _saver(options, inputs, batch=is_batch(arguments))
-    model = zhiyin.load(options.model, options.device, options.backend, threads=options.threads)
-    pipeline.fit(request, model.spec)  # what the model cannot do fails once, not for every recording
+    model = zhiyin.load(
+        options.model,
+        options.device,
+        options.backend,
+        threads=options.threads,
+        dtype=options.dtype,
+        allow_download=options.allow_download,
+    )
+    ask.fit(asked, model.spec)  # what the model cannot do fails once, not for every recording
 
     def answer(entry: Input, progress: Progress) -> Result:
         if entry.fault:
@@ -61,11 +86,32 @@ def run(arguments: Sequence[str], options: Options) -> int:
             options.task,
             instruction=options.ask,
             language=options.language,
+            into=options.into,
+            hotwords=hotwords,
+            speakers=options.speakers,
+            itn=options.itn,
+            template=options.template,
             pcm=pcm,
             on_segment=progress.heard,
         )
 
     return _each(inputs, answer, save)
+
+
+def _hotwords(given: str | None) -> tuple[str, ...]:
+    """Hotwords of a text file, one a line, or of a list with commas."""
+    if given is None:
+        return ()
+    path = Path(given)
+    looks_like_a_file = path.suffix == ".txt" or len(path.parts) > 1
+    try:
+        if looks_like_a_file or path.is_file():
+            given = path.read_text(encoding="utf-8-sig")
+            return tuple(line.strip() for line in given.splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "no UTF-8 text"
+        raise UserError(f"hotwords {given}: cannot be read ({why}); give words with commas or a file") from None
+    return tuple(word for word in re.split("[,，]", given) if word.strip())
 
 
 def _each(inputs: Sequence[Input], answer: Answer, save: Save) -> int:

@@ -4,47 +4,36 @@ Six hops, top to bottom in this file::
 
     open_recording          any file, bytes, stream or array -> blocks of mono 16 kHz
     windows.cut             speech found and cut into pieces the encoder takes
-    log_mel, encode         features -> speech vectors
-    generate.decode         prompt and vectors -> reply
-    parse, guard, merge     reply -> segment
+    front_end, encode       features -> speech vectors
+    families, decode        what the model is told, and the vectors -> reply
+    families, segments      reply -> segment, guarded and merged with its neighbour
     Result                  segments -> one result
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import groupby, islice
 
+from zhiyin.ask import family_of, fit, request
+from zhiyin.audio import front_end
 from zhiyin.audio.decode import PcmFormat
-from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32, log_mel
+from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.io import Recording, Source, open_recording
-from zhiyin.audio.merge import merge_text, merge_words
-from zhiyin.audio.vad import Span
 from zhiyin.audio.windows import OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
-from zhiyin.result import Result, Segment, Word
+from zhiyin.result import Result, Segment
 from zhiyin.runtime.base import Encoded, ModelSpec
-from zhiyin.runtime.generate import Prompt, Reply, ctc_greedy, decode
+from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
-from zhiyin.tasks import render, table
-from zhiyin.tasks.parse import Parsed, join_words, parse
-from zhiyin.tasks.table import Task
-from zhiyin.text.guard import guard_pieces, guard_text
+from zhiyin.segments import NOT_SPEECH, Heard, make, merge, rounded
+from zhiyin.tasks import table
+from zhiyin.tasks.families import Asked, Told
+from zhiyin.tasks.parse import Parsed, join_words
 
 WINDOWS_PER_BATCH = 8  # enough to keep a device busy, few enough that results come early and memory stays small
 UNFINISHED = "reply cut at the token limit"
-NOT_SPEECH = "text without speech cut"
 UNCERTAIN = "uncertain text cut"
-_FAMILIES = ("zhiyin",)  # prompts of other families come with their checkpoints
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked: rows of the task table, or an instruction in plain language (then `tasks` is empty)."""
-
-    tasks: tuple[Task, ...] = ()
-    instruction: str = ""
-    language: str | None = None
 
 
 def understand(
@@ -54,6 +43,11 @@ def understand(
     model: Loaded,
     instruction: str | None = None,
     language: str | None = None,
+    into: str | None = None,
+    hotwords: str | Iterable[str] = (),
+    speakers: bool = False,
+    itn: bool | None = None,
+    template: str | None = None,
     pcm: PcmFormat | None = None,
     sample_rate_hz: int | None = None,
     on_segment: Callable[[Segment], None] | None = None,
@@ -62,19 +56,36 @@ def understand(
 
     Args:
         source: path, ``-`` (standard input), bytes, binary file object or array; see `audio.io.open_recording`.
-        tasks: task ids, e.g. ``["asr", "sgc"]`` or ``"asr,sgc"``; by default the transcript.
+        tasks: task ids, e.g. ``["asr", "sgc"]`` or ``"asr,sgc"``; by default the transcript, with `into` a translation.
         model: from `runtime.load.load`.
         instruction: a request in plain language instead of `tasks`.
-        language: refused if the model does not know it; it has no other effect, and a note says so.
+        language: of the speech; refused if the model does not know it, and a note says where it has no other effect.
+        into: language to translate into.
+        hotwords: names and terms that are likely to be said; one string may hold several, with commas between them.
+        speakers: whether to say who speaks.
+        itn: False for the words as spoken, True for written form, where the model can be told; None leaves it to it.
+        template: one of the prompt templates of the model's family.
         pcm: read the source as raw PCM.
         sample_rate_hz: of an array, default 16000.
         on_segment: called with each segment as soon as it is final.
 
     Raises:
-        UserError: a task, instruction or language the model cannot serve, or a source that holds no audio.
+        UserError: a task, instruction or option the model cannot serve, or a source that holds no audio.
     """
     began_s = time.perf_counter()
-    asked = fit(request(tasks, instruction, language), model.backend.spec)
+    asked = fit(
+        request(
+            tasks,
+            instruction,
+            language,
+            into=into,
+            hotwords=hotwords,
+            speakers=speakers,
+            itn=itn,
+            template=template,
+        ),
+        model.backend.spec,
+    )
     recording = _Counted(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz))
     found: list[Segment] = []
     for segment in _segments(recording, asked, model):
@@ -93,6 +104,11 @@ def segments(
     model: Loaded,
     instruction: str | None = None,
     language: str | None = None,
+    into: str | None = None,
+    hotwords: str | Iterable[str] = (),
+    speakers: bool = False,
+    itn: bool | None = None,
+    template: str | None = None,
     pcm: PcmFormat | None = None,
     sample_rate_hz: int | None = None,
 ) -> Iterator[Segment]:
@@ -100,106 +116,88 @@ def segments(
 
     Arguments and errors as for `understand`; what can be refused is refused at the call.
     """
-    asked = fit(request(tasks, instruction, language), model.backend.spec)
+    asked = fit(
+        request(
+            tasks,
+            instruction,
+            language,
+            into=into,
+            hotwords=hotwords,
+            speakers=speakers,
+            itn=itn,
+            template=template,
+        ),
+        model.backend.spec,
+    )
     return _segments(_Counted(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz)), asked, model)
-
-
-def request(
-    tasks: str | Iterable[str] | None = None, instruction: str | None = None, language: str | None = None
-) -> Request:
-    """A request that makes sense for some model.
-
-    Raises:
-        UserError: an unknown task, tasks that contradict each other, or tasks and an instruction together.
-    """
-    if instruction is None:
-        return Request(table.select("asr" if tasks is None else tasks), "", language)
-    if tasks is not None:
-        raise UserError("tasks and an instruction in plain language were given together; give one of them")
-    if not instruction.strip():
-        raise UserError("the instruction is empty; say in plain language what you want to know")
-    return Request((), " ".join(instruction.split()), language)
-
-
-def fit(asked: Request, spec: ModelSpec) -> Request:
-    """The request with the model's own label sets.
-
-    Raises:
-        UserError: the model cannot do it; what it can do is listed.
-    """
-    if spec.family not in _FAMILIES:
-        raise UserError(f"model '{spec.name}' is of family '{spec.family}'; this version speaks: {' '.join(_FAMILIES)}")
-    unable = [task.id for task in asked.tasks if task.id not in spec.tasks]
-    if unable:
-        raise UserError(f"model '{spec.name}' cannot do {' '.join(unable)}; it can do: {' '.join(spec.tasks)}")
-    if asked.instruction and not spec.can_follow_instructions:
-        raise UserError(f"model '{spec.name}' takes no plain language; ask for tasks: {' '.join(spec.tasks)}")
-    if asked.language is not None and asked.language not in spec.languages:
-        known = " ".join(spec.languages) or "it does not say which; leave the language out"
-        raise UserError(f"model '{spec.name}' does not know language '{asked.language}'; languages: {known}")
-    return replace(asked, tasks=table.with_labels(asked.tasks, _labels(asked.tasks, spec)))
 
 
 _Answer = tuple[Parsed, tuple[str, ...]]  # what was understood, and guards that already cut something
 
 
-def _segments(recording: "_Counted", asked: Request, model: Loaded) -> Iterator[Segment]:
+def _segments(recording: "_Counted", asked: Asked, model: Loaded) -> Iterator[Segment]:
     """Windows in batches through the model; a segment is final once the next window cannot change it any more."""
     # a cough or a cry is no speech; what an instruction asks for is only known from the reply
     keep_nonspeech = bool(asked.instruction) or any(task.id == "ved" for task in asked.tasks)
     limit_s = model.backend.spec.max_window_s
     overlap_s = min(OVERLAP_S, limit_s / 6)  # shorter windows than 6 s cannot spare a second
     windows = cut(recording.blocks(), limit_s=limit_s, overlap_s=overlap_s, keep_nonspeech=keep_nonspeech)
-    last: _Heard | None = None
+    last: Heard | None = None
     for heard in _hear(windows, asked, model):
         if last is not None:
             if heard.window.overlap_s:
-                last, heard = _merge(last, heard)
+                last, heard = merge(last, heard)
             yield last.segment
         last = heard
     if last is not None:
         yield last.segment
 
 
-@dataclass(frozen=True)
-class _Heard:
-    """A window and what was understood of it, times already those of the recording."""
-
-    window: Window
-    segment: Segment
-
-
-def _hear(windows: Iterator[Window], asked: Request, model: Loaded) -> Iterator[_Heard]:
+def _hear(windows: Iterator[Window], asked: Asked, model: Loaded) -> Iterator[Heard]:
     spec = model.backend.spec
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
-        encoded = model.backend.encode([log_mel(window.samples_T, num_mels=spec.num_mels) for window in batch])
-        answers = _draft_and_ask(encoded, asked, model) if spec.ctc_transcript else _ask(encoded, asked, model)
+        features = [front_end.compute(spec.front_end, window.samples_T, num_mels=spec.num_mels) for window in batch]
+        encoded = model.backend.encode(features)
+        seconds = [window.end_s - window.start_s for window in batch]
+        if spec.ctc_transcript:
+            answers = _draft_and_ask(encoded, asked, seconds, model)
+        else:
+            answers = _ask(encoded, [asked] * len(batch), seconds, model)
         for window, (parsed, flags) in zip(batch, answers, strict=True):
-            yield _Heard(window, _segment(window, parsed, flags))
+            yield Heard(window, make(window, parsed, flags))
 
 
-def _ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
-    """Everything from the decoder: its reply to the tags, or to the instruction."""
-    if not asked.instruction:
-        return _replies(encoded, [asked.tasks] * len(encoded), model)
-    told = model.tokenizer.encode(asked.instruction, add_special_tokens=False).ids
-    rows = table.with_labels(table.TASKS, model.backend.spec.labels)
-    prompts = [Prompt(told, one.vectors_SD) for one in encoded]
-    replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
-    return [(parse(_text(reply.ids, model), None, table=rows), _cut(reply)) for reply in replies]
+def _ask(encoded: Sequence[Encoded], wanted: Sequence[Asked], seconds: Sequence[float], model: Loaded) -> list[_Answer]:
+    """Everything from the decoder: its replies to what is asked of each utterance of so many seconds."""
+    if not wanted:
+        return []
+    family = family_of(model.backend.spec)
+    memory_tokens = model.backend.spec.max_tokens
+    replies = decode(
+        model.backend,
+        [_prompt(family.told(asked), one, model) for asked, one in zip(wanted, encoded, strict=True)],
+        max_new_tokens=max(family.limit_tokens(asked, memory_tokens) for asked in wanted),
+        repetition_penalty=family.repetition_penalty,
+    )
+    said = [_text(reply.ids, model, (*family.thinking, *family.marks)) for reply in replies]
+    return [
+        (family.read(text, asked, duration_s=duration_s), () if reply.ended else (UNFINISHED,))
+        for text, asked, duration_s, reply in zip(said, wanted, seconds, replies, strict=True)
+    ]
 
 
-def _draft_and_ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) -> list[_Answer]:
+def _draft_and_ask(encoded: Sequence[Encoded], asked: Asked, seconds: Sequence[float], model: Loaded) -> list[_Answer]:
     """The transcript from the CTC head, where one is asked; the rest from the decoder.
 
     What an instruction wants is read from the tags of the decoder's reply to it, window by window.
     """
-    understood = _ask(encoded, asked, model) if asked.instruction else []
+    understood = _ask(encoded, [asked] * len(encoded), seconds, model) if asked.instruction else []
     wanted = [parsed.tasks for parsed, _ in understood] or [asked.tasks] * len(encoded)
     rests = [tuple(task for task in tasks if task.kind != "text") for tasks in wanted]
-    open_rows = [i for i, rest in enumerate(rests) if rest]
-    replies = _replies([encoded[i] for i in open_rows], [rests[i] for i in open_rows], model)
-    answers = dict(zip(open_rows, replies, strict=True))
+    rows = [i for i, rest in enumerate(rests) if rest]
+    open_questions = [replace(asked, instruction="", tasks=rests[i]) for i in rows]
+    replies = _ask([encoded[i] for i in rows], open_questions, [seconds[i] for i in rows], model)
+    answers = dict(zip(rows, replies, strict=True))
     out = []
     for i, tasks in enumerate(wanted):
         parsed, flags = answers.get(i, (Parsed(tasks=tasks), ()))
@@ -214,105 +212,31 @@ def _draft_and_ask(encoded: Sequence[Encoded], asked: Request, model: Loaded) ->
     return out
 
 
-def _replies(encoded: Sequence[Encoded], wanted: Sequence[tuple[Task, ...]], model: Loaded) -> list[_Answer]:
-    """Replies to the tags of each utterance's tasks."""
-    told = [model.tokenizer.encode(render.tags(tasks), add_special_tokens=False).ids for tasks in wanted]
-    prompts = [Prompt(ids, one.vectors_SD) for ids, one in zip(told, encoded, strict=True)]
-    replies = decode(model.backend, prompts, max_new_tokens=model.backend.spec.max_tokens)
-    texts = [_text(reply.ids, model) for reply in replies]
-    return [(parse(text, tasks), _cut(reply)) for text, tasks, reply in zip(texts, wanted, replies, strict=True)]
-
-
-def _cut(reply: Reply) -> tuple[str, ...]:
-    return () if reply.ended else (UNFINISHED,)
-
-
-def _text(ids: Sequence[int], model: Loaded) -> str:
-    return model.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-
-
-def _segment(window: Window, parsed: Parsed, cut: tuple[str, ...]) -> Segment:
-    """Guarded values with times of the recording."""
-    spans = window.spans or (Span(window.start_s, window.end_s),)
-    if not window.spans:
-        return _without_speech(spans[0], parsed)
-    duration_s = window.end_s - window.start_s
-    kept, flags = guard_pieces([word.text for word in parsed.words], duration_s=duration_s)
-    words = tuple(
-        Word(word.text, _time(window.start_s + word.start_s), _time(window.start_s + word.end_s))
-        for word in (parsed.words[i] for i in kept)
+def _prompt(told: Told, encoded: Encoded, model: Loaded) -> Prompt:
+    """Each piece by itself, so that no token reaches across two of them or into the speech."""
+    before, after = (
+        [token for piece in pieces for token in model.tokenizer.encode(piece, add_special_tokens=False).ids]
+        for pieces in (told.before, told.after)
     )
-    text, text_flags = guard_text(join_words(word.text for word in words) or parsed.text, duration_s=duration_s)
-    answer, answer_flags = guard_text(parsed.answer)
-    translation, translation_flags = guard_text(parsed.translation)
-    guards = (*flags, *text_flags, *answer_flags, *translation_flags, *cut)
-    return Segment(
-        _time(spans[0].start_s),
-        _time(spans[-1].end_s),
-        text,
-        words,
-        parsed.labels,
-        answer,
-        translation,
-        tuple(task.id for task in parsed.tasks),
-        parsed.unparsed,
-        tuple(dict.fromkeys(guards)),
-    )
+    return Prompt(before, encoded.vectors_SD, after)
 
 
-def _without_speech(span: Span, parsed: Parsed) -> Segment:
-    """Of a sound that is no speech only labels are believed, and only when a vocal event was asked."""
-    ids = tuple(task.id for task in parsed.tasks)
-    labels = parsed.labels if "ved" in ids else {}
-    is_cut = parsed.text or parsed.answer or parsed.translation or labels != parsed.labels
-    return Segment(
-        _time(span.start_s),
-        _time(span.end_s),
-        labels=labels,
-        tasks=ids,
-        unparsed=parsed.unparsed,
-        guards=(NOT_SPEECH,) if is_cut else (),
-    )
+def _text(ids: Sequence[int], model: Loaded, marks: Sequence[str] = ()) -> str:
+    """The text of tokens, special ones left out but for the `marks` that a reply is read by."""
+    by_id = {model.tokenizer.token_to_id(mark): mark for mark in marks}
+    runs = [
+        by_id[key] * len(list(run)) if key is not None else model.tokenizer.decode(list(run), skip_special_tokens=True)
+        for key, run in groupby(ids, key=lambda token: token if token in by_id else None)
+    ]
+    return "".join(runs).strip()
 
 
-def _merge(left: _Heard, right: _Heard) -> tuple[_Heard, _Heard]:
-    """Share out what two windows heard of the same second, so that no word is lost or comes twice."""
-    overlap = Span(right.window.start_s, right.window.start_s + right.window.overlap_s)
-    seam_s = (overlap.start_s + overlap.end_s) / 2
-    if left.segment.words and right.segment.words:
-        words = merge_words(left.segment.words, right.segment.words, overlap=overlap)
-        early = tuple(word for word in words if (word.start_s + word.end_s) / 2 < seam_s)
-        late = words[len(early) :]
-        texts = join_words(word.text for word in early), join_words(word.text for word in late)
-    else:
-        early, late = left.segment.words, right.segment.words
-        own_s = left.window.end_s - left.window.start_s - left.window.overlap_s
-        share = right.window.overlap_s / own_s if own_s > right.window.overlap_s else 1.0
-        merged = merge_text(left.segment.text, right.segment.text, overlap_share=share)
-        texts = _split(merged, right.segment.text)
-    return (
-        replace(left, segment=replace(left.segment, text=texts[0], words=early)),
-        replace(right, segment=replace(right.segment, text=texts[1], words=late)),
-    )
-
-
-def _split(merged: str, right: str) -> tuple[str, str]:
-    """Divide a merged text where its right part begins, between two words."""
-    size = 0
-    while size < min(len(merged), len(right)) and merged[-size - 1] == right[-size - 1]:
-        size += 1
-    at = len(merged) - size
-    while at < len(merged) and join_words([merged[:at].rstrip(), merged[at:].lstrip()]) != merged:
-        at += 1
-    return merged[:at].rstrip(), merged[at:].lstrip()
-
-
-def _result(recording: "_Counted", asked: Request, model: Loaded, found: Sequence[Segment], took_s: float) -> Result:
+def _result(recording: "_Counted", asked: Asked, model: Loaded, found: Sequence[Segment], took_s: float) -> Result:
     understood = {task for segment in found for task in segment.tasks}
     ids = [task.id for task in table.TASKS if task.id in understood]
     return Result(
         source=recording.source,
-        duration_s=_time(recording.duration_s),
+        duration_s=rounded(recording.duration_s),
         tasks=tuple(task.id for task in asked.tasks) or tuple(ids),
         text=join_words(segment.text for segment in found),
         labels=_vote(found),
@@ -321,10 +245,14 @@ def _result(recording: "_Counted", asked: Request, model: Loaded, found: Sequenc
         segments=tuple(found),
         unparsed=tuple(piece for segment in found for piece in segment.unparsed),
         instruction=asked.instruction,
+        into=asked.into or "",
         model=model.backend.spec.name,
+        family=model.backend.spec.family,
+        template=family_of(model.backend.spec).template_name(asked),
         backend=model.backend.name,
         device=str(model.backend.device),
-        processing_s=_time(took_s),
+        precision=model.backend.spec.precision,
+        processing_s=rounded(took_s),
         notes=(*recording.notes, *_notes(asked, model.backend.spec, found)),
     )
 
@@ -340,10 +268,10 @@ def _vote(found: Sequence[Segment]) -> dict[str, str]:
     return {task: max(seconds[task], key=seconds[task].__getitem__) for task in ids}
 
 
-def _notes(asked: Request, spec: ModelSpec, found: Sequence[Segment]) -> Iterator[str]:
+def _notes(asked: Asked, spec: ModelSpec, found: Sequence[Segment]) -> Iterator[str]:
     if all(NOT_SPEECH in segment.guards for segment in found):
         yield "no speech found"
-    if asked.instruction and found and not any(segment.tasks or segment.unparsed for segment in found):
+    if asked.instruction and found and not any(one.tasks or one.answer or one.unparsed for one in found):
         yield f"the request fits no task that the model knows; it can do: {' '.join(spec.tasks)}"
     elif asked.instruction and len({segment.tasks for segment in found}) > 1:
         yield "the request was understood differently in different segments; each segment lists its tasks"
@@ -353,7 +281,9 @@ def _notes(asked: Request, spec: ModelSpec, found: Sequence[Segment]) -> Iterato
     guarded = sum(1 for segment in found if segment.guards)
     if guarded:
         yield f"a guard cut {guarded} of {len(found)} segments; see their guards"
-    if asked.language is not None:
+    if sum(1 for segment in found if segment.turns) > 1:
+        yield "the model heard each segment by itself: Speaker 1 of one need not be Speaker 1 of another"
+    if asked.language is not None and not family_of(spec).names_language(asked):
         yield f"language '{asked.language}' was only checked: model '{spec.name}' hears the language by itself"
 
 
@@ -373,11 +303,3 @@ class _Counted:
         for block_T in self._recording.blocks():
             self.duration_s += len(block_T) / SAMPLE_RATE_HZ
             yield block_T
-
-
-def _labels(tasks: Sequence[Task], spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    return {task.id: spec.labels[task.id] for task in tasks if task.id in spec.labels}
-
-
-def _time(seconds: float) -> float:
-    return round(seconds, 3)

@@ -16,11 +16,21 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What one speaker said without a break; `speaker` is a name within its segment, or empty where none was given."""
+
+    speaker: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """A timed piece of the recording and all that was understood of it.
 
     `unparsed` holds pieces of the model's reply that fit no task asked; they are shown, never guessed at.
     `guards` names what a guard did to the text (e.g. ``repetition cut``).
+    `turns` divides `text` by speakers, where they were asked.
+    `language` is what the model says it heard, where it says so.
     """
 
     start_s: float
@@ -33,6 +43,8 @@ class Segment:
     tasks: tuple[str, ...] = ()
     unparsed: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,13 @@ class Result:
         segments: timed pieces, in order.
         unparsed: all segments' unparsed pieces.
         instruction: the plain-language request, if any.
+        into: the language that was asked to translate into, if any.
         model: name of the model that answered.
+        family: family of the model, which decides how it is asked.
+        template: the prompt template, where the family has several.
         backend: how it was executed (``onnx``, ``eager``).
         device: where it really ran, with the reason, e.g. ``cpu (auto: no other device)``.
+        precision: of the weights, e.g. ``float32``.
         processing_s: wall time spent on this recording.
         notes: anything the user should know (a cut, a clipped channel, an unreadable tail).
     """
@@ -67,9 +83,13 @@ class Result:
     segments: tuple[Segment, ...] = ()
     unparsed: tuple[str, ...] = ()
     instruction: str = ""
+    into: str = ""
     model: str = ""
+    family: str = ""
+    template: str = ""
     backend: str = ""
     device: str = ""
+    precision: str = ""
     processing_s: float = 0.0
     notes: tuple[str, ...] = ()
 

@@ -11,8 +11,14 @@ _TITLES = {task.id: task.title for task in TASKS}
 
 
 def txt(result: Result) -> str:
-    """The transcript in one line, then a line ``title: value`` for each label, answer and translation."""
-    lines = [_line(result.text)] if result.text else []
+    """The transcript in one line, then a line ``title: value`` for each label, answer and translation.
+
+    Where speakers were asked, the transcript has a line for each turn.
+    """
+    if any(segment.turns for segment in result.segments):
+        lines = [line for segment in result.segments for line in _spoken(segment)]
+    else:
+        lines = [_line(result.text)] if result.text else []
     lines += [f"{_TITLES.get(task, task)}: {_line(label)}" for task, label in result.labels.items()]
     lines += [f"answer: {_line(result.answer)}"] if result.answer else []
     lines += [f"translation: {_line(result.translation)}"] if result.translation else []
@@ -53,7 +59,7 @@ def tsv(result: Result) -> str:
     rows: list[tuple[str, ...]] = [("start_ms", "end_ms", "text", "labels", "answer", "translation")]
     for segment in result.segments:
         labels = ";".join(f"{task}={label}" for task, label in segment.labels.items())
-        texts = (segment.text, labels, segment.answer, segment.translation)
+        texts = (" ".join(_spoken(segment)), labels, segment.answer, segment.translation)
         rows.append((str(_ms(segment.start_s)), str(_ms(segment.end_s)), *map(_line, texts)))
     return "".join("\t".join(row) + "\n" for row in rows)
 
@@ -66,10 +72,18 @@ def _cues(result: Result) -> list[tuple[Segment, list[str]]]:
     cues = []
     for segment in result.segments:
         labels = f"[{', '.join(segment.labels.values())}]" if segment.labels else ""
-        lines = [_line(text) for text in (f"{segment.text} {labels}", segment.answer, segment.translation)]
+        *turns, last = _spoken(segment) or [""]
+        lines = [*turns, *(_line(text) for text in (f"{last} {labels}", segment.answer, segment.translation))]
         if any(lines):
             cues.append((segment, [line for line in lines if line]))
     return cues
+
+
+def _spoken(segment: Segment) -> list[str]:
+    """The transcript: one line, or one for each turn, e.g. ``Speaker 1: turn left``."""
+    if segment.turns:
+        return [_line(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text) for turn in segment.turns]
+    return [_line(segment.text)] if segment.text else []
 
 
 def _times(segment: Segment, point: str) -> str:

@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -12,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zhiyin.errors import UserError
-from zhiyin.model import checkpoint
-from zhiyin.model.checkpoint import load, read_tensors, save
+from zhiyin.model.checkpoint import is_checkpoint, is_finite, load, memory_bytes, read_tensors, save, write
+from zhiyin.model.shards import Writer
 from zhiyin.model.speech_lm import SpeechLM
 
 SPEC = {"name": "tiny", "tasks": ["asr"], "labels": {"sgc": ["female", "male"]}, "max_window_s": 15.0, "licence": "无"}
@@ -138,7 +141,8 @@ def steps_of_a_save(monkeypatch: pytest.MonkeyPatch, stop_at: int | None) -> lis
 
     for owner, name in [(os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "write_text")]:
         watched(owner, name)
-    watched(checkpoint, "save_file")
+    watched(Writer, "close")
+    watched(Path, "rename")
     return steps
 
 
@@ -177,7 +181,7 @@ def test_a_full_disk_is_one_line_and_the_old_one_stays(folder, tiny, monkeypatch
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(Writer, "add", full)
     with pytest.raises(UserError, match="No space left on device"):
         save(folder, tiny, SPEC, TOKENIZER)
     assert same(load(folder)[0], old)
@@ -341,3 +345,221 @@ def test_read_tensors_of_damaged_files(tmp_path):
     for name in ("none.pt", "none.safetensors"):
         with pytest.raises(UserError, match="none"):
             read_tensors(tmp_path / name)
+
+
+def sharded(folder: Path, tiny: SpeechLM, most: int = 2000, **changes) -> list[str]:
+    """Write the tiny model in shards of at most `most` bytes; returns their names."""
+    given = {"config": tiny.config, "spec": SPEC, "tokenizer": TOKENIZER, "tensors": tiny.state_dict().items()}
+    write(folder, **{**given, **changes}, max_shard_bytes=most)
+    return sorted(path.name for path in folder.glob("model-*.safetensors"))
+
+
+def test_shards_are_what_the_hub_expects(tmp_path, tiny):
+    """Each is read by the library alone; the index says what transformers reads."""
+    names = sharded(tmp_path / "tiny", tiny)
+    assert len(names) > 5
+    assert names == [f"model-{i:05d}-of-{len(names):05d}.safetensors" for i in range(1, len(names) + 1)]
+    index = json.loads((tmp_path / "tiny" / "model.safetensors.index.json").read_text())
+    found = {}
+    for name in names:
+        tensors = load_file(tmp_path / "tiny" / name)
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= 2000 or len(tensors) == 1
+        assert all(index["weight_map"][key] == name for key in tensors)
+        found.update(tensors)
+    expected = tiny.state_dict()
+    assert index["weight_map"].keys() == found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
+    assert same(load(tmp_path / "tiny")[0], tiny)
+    assert is_checkpoint(tmp_path / "tiny")
+
+
+def test_each_number_format_has_its_own_shard_and_every_tensor_lies_aligned(tmp_path, tiny):
+    """A tensor of 2-byte numbers, odd in count, before one of 4: in one file the second could not be mapped."""
+    formats = [torch.float32, torch.bfloat16, torch.float16]
+    tensors = [(name, t.to(formats[i % 3])) for i, (name, t) in enumerate(tiny.state_dict().items())]
+    names = sharded(tmp_path / "tiny", tiny, 2**20, tensors=tensors)
+    assert len(names) == 3
+    found = {}
+    for name in names:
+        found.update(load_file(tmp_path / "tiny" / name))
+        header = int.from_bytes((tmp_path / "tiny" / name).read_bytes()[:8], "little")
+        record = json.loads((tmp_path / "tiny" / name).read_bytes()[8 : 8 + header])
+        del record["__metadata__"]
+        assert len({entry["dtype"] for entry in record.values()}) == 1 and header % 8 == 0
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors)
+
+
+def test_one_tensor_at_a_time(tmp_path, tiny):
+    """When the next is asked for, the one before is let go."""
+    alive: list[weakref.ref] = []
+
+    def stream():
+        for name, tensor in tiny.state_dict().items():
+            fresh = tensor.clone()
+            alive[:] = [ref for ref in alive if ref() is not None]
+            assert not alive
+            alive.append(weakref.ref(fresh))
+            yield name, fresh
+            del fresh
+
+    sharded(tmp_path / "tiny", tiny, tensors=stream())
+    assert same(load(tmp_path / "tiny")[0], tiny)
+
+
+def test_another_number_of_shards_leaves_none_of_the_old(tmp_path, tiny):
+    folder = tmp_path / "tiny"
+    sharded(folder, tiny)
+    (folder / "README.md").write_text("model card")
+    (folder / "conversion.json").write_text("{}")
+    save(folder, tiny, SPEC, TOKENIZER)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    sharded(folder, tiny, 10_000)
+    assert not (folder / "model.safetensors").exists() and same(load(folder)[0], tiny)
+
+
+def test_where_weights_come_from_is_kept(tmp_path, tiny):
+    sharded(tmp_path / "tiny", tiny, origin={"source": "infer.pt", "family": "osum"})
+    assert json.loads((tmp_path / "tiny" / "conversion.json").read_text()) == {"source": "infer.pt", "family": "osum"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda t: t.pop("markers"), r"1 missing \(markers\)"),
+        (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
+        (lambda t: t.update(markers=torch.zeros(16, 2)), r"1 misshapen \(markers \(16, 2\) for \(2, 16\)\)"),
+        (lambda t: t.update(markers=torch.full((2, 16), float("nan"))), "markers is not finite"),
+        (lambda t: t.update(markers=torch.zeros(2, 16, dtype=torch.int8)), "kept are"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(tmp_path, tiny, edit, said):
+    tensors = dict(tiny.state_dict())
+    edit(tensors)
+    with pytest.raises(UserError, match=said) as error:
+        sharded(tmp_path / "tiny", tiny, tensors=tensors.items())
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    old = sharded(tmp_path / "tiny", tiny)
+    with pytest.raises(UserError, match=said):
+        sharded(tmp_path / "tiny", tiny, tensors=tensors.items())
+    assert sorted(path.name for path in (tmp_path / "tiny").glob("model-*")) == old
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_weight_that_comes_twice_is_refused(tmp_path, tiny):
+    tensors = [*tiny.state_dict().items(), ("markers", tiny.markers)]
+    with pytest.raises(UserError, match="markers came twice"):
+        sharded(tmp_path / "tiny", tiny, tensors=tensors)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_by_ctrl_c_nothing_stays(tmp_path, tiny):
+    def stream():
+        yield from list(tiny.state_dict().items())[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sharded(tmp_path / "tiny", tiny, tensors=stream())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faults_of_shards(tmp_path, tiny):
+    folder = tmp_path / "tiny"
+    names = sharded(folder, tiny)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def restore() -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in whole.items():
+            (folder / name).write_bytes(data)
+
+    (folder / names[1]).unlink()
+    assert f"1 of {len(names)} shards missing ({names[1]}); copy again" in say(folder)
+    (folder / f"{names[1]}.incomplete").write_bytes(b"x")
+    assert f"shards missing ({names[1]}), and a download is unfinished ({names[1]}.incomplete)" in say(folder)
+    restore()
+    for cut in (0, 4, 100, len(whole[names[2]]) - 1):
+        (folder / names[2]).write_bytes(whole[names[2]][:cut])
+        assert f"{names[2]} is damaged or missing" in say(folder)
+    restore()
+    (folder / names[2]).write_bytes(whole[names[3]])
+    assert "is both in" in say(folder)
+    restore()
+    index = json.loads(whole["model.safetensors.index.json"])
+    for wrong in (
+        "{",
+        "[]",
+        "{}",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": "../other"}}',
+        '{"weight_map": {"a": 1}}',
+    ):
+        (folder / "model.safetensors.index.json").write_text(wrong)
+        assert "model.safetensors.index.json is damaged" in say(folder)
+    index["weight_map"]["markers"] = next(name for name in names if name != index["weight_map"]["markers"])
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "disagree, first about 'markers'" in say(folder)
+    restore()
+    shutil.copy(folder / names[0], folder / "model.safetensors")
+    assert "both model.safetensors and model.safetensors.index.json are there" in say(folder)
+
+
+def test_an_unfinished_download_of_a_single_file(folder):
+    (folder / "model.safetensors").rename(folder / "model.safetensors.part")
+    assert "a download is unfinished (model.safetensors.part)" in say(folder)
+
+
+def test_a_config_that_contradicts_the_weights(folder):
+    record = json.loads((folder / "config.json").read_text())
+    record["decoder"]["width"] = 20
+    (folder / "config.json").write_text(json.dumps(record))
+    assert "misshapen (decoder.embed_tokens.weight (40, 16) for (40, 20)" in say(folder)
+    record["decoder"]["width"] = 16
+    record["encoder"]["num_layers"] = 3
+    (folder / "config.json").write_text(json.dumps(record))
+    assert "15 missing (encoder.blocks.2." in say(folder)
+
+
+def test_what_is_a_checkpoint(folder, tmp_path):
+    assert is_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    assert is_checkpoint(folder), "that it is not whole, load says"
+    for config in ("{", "[]", '{"model_type": "qwen2"}', '{"format": 1}'):
+        (folder / "config.json").write_text(config)
+        assert not is_checkpoint(folder)
+    assert not is_checkpoint(tmp_path / "none")
+
+
+def test_asking_what_a_folder_is_needs_no_torch(folder):
+    code = "import sys; sys.modules['torch'] = None; from zhiyin.model import files"
+    code += "; print(files.is_checkpoint(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_is_counted_before_loading(tmp_path, tiny, dtype):
+    sharded(tmp_path / "tiny", tiny)
+    assert (
+        memory_bytes(tmp_path / "tiny", dtype=dtype)
+        == sum(t.numel() for t in tiny.state_dict().values()) * dtype.itemsize
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_not_finite_is_seen_anywhere(bad, dtype):
+    for count in (1, 7, 33, 4099):
+        for place in {0, count // 2, count - 1}:
+            values = torch.ones(count, dtype=dtype)
+            assert is_finite(values)
+            values[place] = bad
+            assert not is_finite(values)
+    assert is_finite(torch.zeros(0, dtype=dtype))

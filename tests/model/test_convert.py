@@ -1,4 +1,7 @@
-"""The converter: nothing of a reference state dict passes unseen. What the numbers are is `test_golden`'s."""
+"""The converter: nothing of a reference state dict passes unseen. What the numbers are is `test_golden`'s.
+
+What happens to files is `test_source`'s and `tests/test_cli_convert.py`'s.
+"""
 
 import json
 import re
@@ -14,13 +17,15 @@ from zhiyin.model.convert.osum import (
     OSUM_PANGU,
     OSUM_PANGU_LORA_SCALE,
     convert,
+    detect,
+    plan,
 )
 
 LAYER = "llama_model.base_model.model.model.layers.1."
 
 
 def run(golden, state, **changes):
-    return convert(state, golden.facts, **{"lora_scale": golden.scale, **changes})
+    return convert(state, **{"facts": golden.facts, "lora_scale": golden.scale, **changes})
 
 
 def test_every_key_is_accounted_for(golden):
@@ -108,6 +113,111 @@ def test_fused_query_key_value(osum):
         run(osum, fused)
 
 
+def test_lora_on_fused_query_key_value(osum):
+    """A belongs to all three, the rows of B to each its own: as if the whole were merged and then cut."""
+    generator = torch.Generator().manual_seed(1)
+    state = {key: tensor for key, tensor in osum.state.items() if not re.search(r"\.[qkv]_proj\.lora_", key)}
+    stem = f"{LAYER}self_attn"
+    parts = [state.pop(f"{stem}.{letter}_proj.base_layer.weight") for letter in "qkv"]
+    biases = [state.pop(f"{stem}.{letter}_proj.base_layer.bias") for letter in "qkv"]
+    rows, width = sum(map(len, parts)), parts[0].shape[1]
+    down, up = torch.randn(2, width, generator=generator), torch.randn(rows, 2, generator=generator)
+    state |= {
+        f"{stem}.w_pack.base_layer.weight": torch.cat(parts),
+        f"{stem}.w_pack.base_layer.bias": torch.cat(biases),
+        f"{stem}.w_pack.lora_A.default.weight": down,
+        f"{stem}.w_pack.lora_B.default.weight": up,
+    }
+    state = {  # the other layers have no LoRA on q, k and v
+        key.replace(".base_layer.", ".") if re.search(r"\.[qkv]_proj\.base", key) else key: tensor
+        for key, tensor in state.items()
+    }
+    weights, _, report = run(osum, state)
+    exact = torch.cat(parts).double() + osum.scale * (up.double() @ down.double())
+    for letter, expected in zip("qkv", exact.split([len(part) for part in parts]), strict=True):
+        merged = weights[f"decoder.layers.1.self_attn.{letter}_proj.weight"]
+        assert float((merged - expected).abs().max()) < 1e-5
+    assert report.merged.count(f"{stem}.w_pack.lora_A.default.weight") == 1
+    assert sorted({*report.used, *report.merged, *(key for key in report.dropped if key in state)}) == sorted(state)
+
+
+def test_tensors_are_made_one_at_a_time(golden):
+    """The plan holds the file's own tensors only: what is merged is new each time and nobody keeps it."""
+    made = plan(golden.state, golden.facts, lora_scale=golden.scale)
+    places = {tensor.untyped_storage().data_ptr() for tensor in golden.state.values()}
+    held = [*made.weights.values(), *(matrix for pair in made.lora.values() for matrix in pair)]
+    assert {tensor.untyped_storage().data_ptr() for tensor in held} <= places
+    name = next(iter(made.lora))
+    first, second = (dict(made.tensors())[name] for _ in range(2))
+    assert torch.equal(first, second) and first.data_ptr() != second.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_stored_in_another_format(golden, dtype):
+    """LoRA is merged in float32 and rounded once; position tables keep what they are."""
+    made = plan(golden.state, golden.facts, lora_scale=golden.scale)
+    kept, changed = dict(made.tensors()), dict(made.tensors(dtype))
+    for name, tensor in changed.items():
+        expected = kept[name] if name.endswith("positions") else kept[name].to(dtype)
+        assert tensor.dtype == expected.dtype and torch.equal(tensor, expected), name
+
+
+def test_the_family_is_told_by_what_only_one_has(golden):
+    facts, why = detect(golden.state)
+    assert facts.family == golden.facts.family
+    assert ("a bias" in why and "speech_head" in why) == (golden.name == "pangu")
+    without = [key for key in golden.state if not key.startswith(("speaker_head.", "speech_head."))]
+    assert detect(without)[0].family == golden.facts.family
+
+
+def test_an_unsure_family_is_refused(osum, pangu):
+    heads = {"osum": "speech_head.weight", "pangu": "speaker_head.weight"}
+    for golden in (osum, pangu):
+        with pytest.raises(UserError, match=r"unsure of the family: .* but .*--from"):
+            detect([*golden.state, heads[golden.name]])
+    for keys in ([], ["model.encoder.conv1.weight"], [key for key in osum.state if "o_proj" not in key]):
+        with pytest.raises(UserError, match="neither osum nor osum-pangu"):
+            detect(keys)
+
+
+def test_weights_of_the_other_family_are_refused(osum, pangu):
+    for golden, facts in ((osum, pangu.facts), (pangu, osum.facts)):
+        with pytest.raises(UserError, match=r"o_proj\.(base_layer\.)?bias"):
+            run(golden, golden.state, facts=facts)
+
+
+def test_marker_rows_are_counted(golden):
+    """With a row too many or too few, the last two would be others than begin and end."""
+    table = golden.state["speech_token_emded.weight"]
+    for wrong in (table[:-1], torch.cat([table, table[:1]])):
+        with pytest.raises(UserError, match="two more rows"):
+            run(golden, {**golden.state, "speech_token_emded.weight": wrong})
+
+
+CHANGES = {
+    "flat": lambda t: t.reshape(-1),
+    "swapped": lambda t: t.transpose(0, -1) if t.ndim > 1 else t[None],
+    "cut": lambda t: t[:-1],
+    "a number": lambda t: t.reshape(-1)[0],
+}
+ALIASED = ("embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_other_shape_passes_for_any_key(golden, change):
+    unused = ("ln_speech.", "speaker_head.", "speech_head.")
+    keys = [key for key in golden.state if not key.startswith(unused) and not re.search(r"s\.[1-9]\.", key)]
+    for key in keys:
+        tensor = golden.state[key]
+        changed = CHANGES[change](tensor)
+        if changed.shape == tensor.shape:
+            continue
+        aliases = {alias: changed for alias in ALIASED if key.startswith("llama_model") and key.endswith(alias)}
+        with pytest.raises(UserError) as error:
+            run(golden, {**golden.state, key: changed, **aliases})
+        assert "\n" not in str(error.value), key
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -169,7 +279,7 @@ def test_the_same_weight_twice_is_refused(golden):
 
 
 def test_lora_needs_its_scale(golden):
-    with pytest.raises(UserError, match="lora_scale"):
+    with pytest.raises(UserError, match=rf"--lora-scale \({golden.facts.family} was published with"):
         run(golden, golden.state, lora_scale=None)
 
 

@@ -1,5 +1,6 @@
 """The decoder against `transformers`, and its two ways in against each other, on tiny random models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -60,6 +61,9 @@ FAMILIES = {
 }
 
 
+Extend = Callable[..., tuple[Tensor, ...]]
+
+
 @pytest.fixture(params=FAMILIES)
 def pair(request):
     return FAMILIES[request.param].build()
@@ -70,16 +74,26 @@ def far(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-def extend_in_chunks(decoder: Decoder, embeds_BND: Tensor, sizes: list[int], places: int) -> Tensor:
+def in_place(decoder: Decoder, embeds: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """`append` called as `extend` is."""
+    return decoder.append(embeds, positions, keys, values), keys, values
+
+
+def extend_in_chunks(
+    decoder: Decoder, embeds_BND: Tensor, sizes: list[int], places: int, extend: Extend = Decoder.extend
+) -> Tensor:
     keys, values = decoder.empty_cache(len(embeds_BND), places)
     keys, values = keys + 3.0, values - 2.0  # unwritten places may hold anything finite
     hidden, start = [], 0
     for size in sizes:
         positions = torch.arange(start, start + size).expand(len(embeds_BND), -1)
-        part, keys, values = decoder.extend(embeds_BND[:, start : start + size], positions, keys, values)
+        part, keys, values = extend(decoder, embeds_BND[:, start : start + size], positions, keys, values)
         hidden.append(part)
         start += size
     return torch.cat(hidden, dim=1)
+
+
+WAYS = [pytest.param(Decoder.extend, id="extend"), pytest.param(in_place, id="append")]
 
 
 def test_logits(pair):
@@ -88,11 +102,12 @@ def test_logits(pair):
     assert far(decoder.logits(decoder(decoder.embed_tokens(ids))), theirs(ids).logits) <= LIMIT
 
 
+@pytest.mark.parametrize("extend", WAYS)
 @pytest.mark.parametrize("sizes", [[20], [1] * 20, [7, 1, 12]])
-def test_logits_through_the_cache(pair, sizes):
+def test_logits_through_the_cache(pair, sizes, extend):
     decoder, theirs = pair
     ids = torch.randint(97, (3, 20))
-    hidden = extend_in_chunks(decoder, decoder.embed_tokens(ids), sizes, places=24)
+    hidden = extend_in_chunks(decoder, decoder.embed_tokens(ids), sizes, 24, extend)
     assert far(decoder.logits(hidden), theirs(ids).logits) <= LIMIT
 
 
@@ -122,8 +137,9 @@ def test_penalty_matters_for_this_text(greedy):
     assert greedy(decoder, prefix, 20, penalty=1.0)[0] != greedy(decoder, prefix, 20, penalty=1.3)[0]
 
 
+@pytest.mark.parametrize("extend", WAYS)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), chunk=st.integers(1, 12))
-def test_ragged_batch_equals_single(lengths, chunk):
+def test_ragged_batch_equals_single(extend, lengths, chunk):
     """Rows of different length, padded with position -1 in every chunk, also rows that have ended."""
     torch.manual_seed(0)
     decoder, _ = FAMILIES["openpangu"].build()
@@ -137,12 +153,34 @@ def test_ragged_batch_equals_single(lengths, chunk):
             part = row[start : start + chunk]
             embeds[i, : len(part)] = part
             positions[i, : len(part)] = torch.arange(start, start + len(part))
-        out, keys, values = decoder.extend(embeds, positions, keys, values)
+        out, keys, values = extend(decoder, embeds, positions, keys, values)
         assert out.isfinite().all()
         for i, row in enumerate(rows):
             hidden[i].append(out[i, : max(0, min(chunk, len(row) - start))])
     for row, parts in zip(rows, hidden, strict=True):
         assert far(torch.cat(parts), decoder(row[None])[0]) <= LIMIT
+
+
+@given(parts=st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_appended_in_place_as_extended(parts):
+    """Rows that add different numbers of tokens to different lengths; the caches are the same, too."""
+    torch.manual_seed(0)
+    decoder, _ = FAMILIES["qwen3"].build()
+    keys, values = (cache + 1.0 for cache in decoder.empty_cache(3, 25))
+    used = [0, 0, 0]
+    for sizes in parts:
+        longest = max(sizes)
+        if not longest:
+            continue
+        positions = torch.full((3, longest), -1)
+        for i, size in enumerate(sizes):
+            positions[i, :size] = torch.arange(used[i], used[i] + size)
+            used[i] += size
+        embeds = torch.randn(3, longest, 32)
+        expected, *caches = decoder.extend(embeds, positions, keys, values)
+        out = decoder.append(embeds, positions, keys, values)
+        assert far(out[positions >= 0], expected[positions >= 0]) <= LIMIT and out.isfinite().all()
+        assert far(keys, caches[0]) <= LIMIT and far(values, caches[1]) <= LIMIT
 
 
 def test_whole_batch_equals_single():
@@ -161,6 +199,7 @@ def test_half_precision_is_as_near_as_theirs(dtype):
     decoder.to(dtype)
     limit = 1.5 * float((theirs.to(dtype)(ids).logits.float() - expected).norm())
     embeds = decoder.embed_tokens(ids)
-    for hidden in (decoder(embeds), extend_in_chunks(decoder, embeds, [5, 7], places=16)):
+    ways = [extend_in_chunks(decoder, embeds, [5, 7], 16, extend) for extend in (Decoder.extend, in_place)]
+    for hidden in (decoder(embeds), *ways):
         assert hidden.dtype == dtype
         assert float((decoder.logits(hidden).float() - expected).norm()) <= limit

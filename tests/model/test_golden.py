@@ -1,16 +1,78 @@
-"""Every recorded stage of the two reference programs, within the limits that their manifest states."""
+"""Every recorded stage of the two reference programs, within the limits that their manifest states.
+
+The models come the way a user gets them: the reference's file is converted, written as a checkpoint and loaded again.
+"""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
-from zhiyin.model.speech_lm import Row
+from tests.model.conftest import Golden
+from zhiyin.model import checkpoint
+from zhiyin.model.checkpoint import Report
+from zhiyin.model.convert.command import Request
+from zhiyin.model.convert.command import convert as convert_files
+from zhiyin.model.speech_lm import Row, SpeechLM
 
 SPEECH, LOGITS, LOSS = 5e-5, 3e-4, 2e-5
+
+
+class Filed(Golden):
+    """Its models have been through files: a state dict is saved, converted, written and loaded."""
+
+    def __init__(self, root: Path, name: str, scratch: Path):
+        self.source, self.scratch = root / name / "checkpoint.pt", scratch
+        super().__init__(root, name)
+
+    def convert(self, state: dict[str, Tensor]) -> tuple[SpeechLM, Report]:
+        path, out = self.source, self.scratch / "checkpoint"
+        if state is not self.state:
+            path = self.scratch / "variant.pt"
+            torch.save(state, path)
+        rows = self.spec["llm"]["vocab"]
+        facts = {**dataclasses.asdict(self.facts), "eos_id": rows - 1, "eos_token": ""}
+        (self.scratch / "facts.json").write_text(json.dumps(facts))
+        words = {f"t{i}": i for i in range(rows)}
+        Tokenizer(models.WordLevel(words, unk_token="t0")).save(str(self.scratch / "tokenizer.json"))
+        request = Request(
+            path, self.scratch / "tokenizer.json", lora_scale=self.scale, facts=self.scratch / "facts.json"
+        )
+        converted = convert_files(request, out)
+        model, _ = checkpoint.load(out)
+        return model.requires_grad_(False), converted.report
+
+
+@functools.cache
+def filed(root: Path, name: str, scratch: Path) -> Filed:
+    return Filed(root, name, scratch)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+@pytest.fixture(params=["osum", "pangu"])
+def golden(shared: Path, scratch: Path, request: pytest.FixtureRequest) -> Golden:
+    return filed(shared / "golden", request.param, scratch)
+
+
+@pytest.fixture
+def osum(shared: Path, scratch: Path) -> Golden:
+    return filed(shared / "golden", "osum", scratch)
+
+
+@pytest.fixture
+def pangu(shared: Path, scratch: Path) -> Golden:
+    return filed(shared / "golden", "pangu", scratch)
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:

@@ -62,6 +62,61 @@ def test_the_note_of_the_probe_is_shown() -> None:
         device.choose("npu", ("cpu",), engine="torch", note="torch_npu does not load")
 
 
+@pytest.mark.parametrize(
+    ("asked", "name", "dtype", "reason"),
+    [
+        ("auto", "cpu", "float32", "auto: exact"),
+        ("auto", "mps:0", "float32", "auto: exact"),
+        ("auto", "npu:1", "bfloat16", "auto: half the memory on npu"),
+        ("auto", "cuda:0", "bfloat16", "auto: half the memory on cuda"),
+        ("float32", "cuda:0", "float32", "asked for"),
+        (" BFloat16 ", "cpu", "bfloat16", "asked for"),
+    ],
+)
+def test_number_formats(asked: str, name: str, dtype: str, reason: str) -> None:
+    assert device.choose_dtype(asked, Device(name, "")) == (dtype, reason)
+
+
+def test_a_number_format_that_is_none() -> None:
+    with pytest.raises(UserError, match=r"dtype 'fp16' is not known; known: auto float32 bfloat16 float16"):
+        device.choose_dtype("fp16", Device("cpu", ""))
+
+
+def test_free_memory_is_what_the_system_says(tmp_path: Path, monkeypatch) -> None:
+    """The smaller of what the machine and its container leave; cached files of a container can be given up."""
+    free = device.free_bytes("cpu")
+    assert free is not None and 2**20 < free < 2**50
+    monkeypatch.setattr(device, "_GROUP", tmp_path)
+    assert device.free_bytes("cpu") > 0
+    (tmp_path / "memory.max").write_text("9000000\n")
+    (tmp_path / "memory.current").write_text("5000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1500000\n")
+    assert device.free_bytes("cpu") == 5_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert device.free_bytes("cpu") > 2**20
+    version_1 = tmp_path / "memory"
+    version_1.mkdir()
+    (version_1 / "memory.limit_in_bytes").write_text("800\n")
+    (version_1 / "memory.usage_in_bytes").write_text("300\n")
+    (version_1 / "memory.stat").write_text("total_inactive_file 100\n")
+    assert device.free_bytes("cpu") == 600
+
+
+def test_what_cannot_fit_is_refused_with_figures(monkeypatch) -> None:
+    room = {"cpu": 3_000_000_000, "cuda:0": 1_500_000_000, "mps:0": None}
+    monkeypatch.setattr(device, "free_bytes", room.__getitem__)
+    device.check_memory(2_400_000_000, "cpu", "model x: float32")
+    device.check_memory(1_200_000_000, "cuda:0", "model x: float32")
+    device.check_memory(2_900_000_000, "mps:0", "model x: float32")  # it does not say what it has
+    for needed, name, message in (
+        (2_600_000_000, "cpu", "model x: float32 needs 3.1 GB on cpu, where 3.0 GB are free; use dtype bfloat16, a"),
+        (1_300_000_000, "cuda:0", "needs 1.6 GB on cuda:0, where 1.5 GB are free"),
+        (3_100_000_000, "mps:0", "needs 3.1 GB on cpu, where 3.0 GB are free"),
+    ):
+        with pytest.raises(UserError, match=message):
+            device.check_memory(needed, name, "model x: float32")
+
+
 def test_devices_of_this_machine() -> None:
     """The CPU is always there and comes last; nothing is listed twice."""
     for found in (device.of_providers(onnxruntime.get_available_providers()), eager.devices()):
@@ -72,7 +127,7 @@ def test_devices_of_this_machine() -> None:
 
 
 def test_backends_say_where_they_run(small) -> None:
-    assert small.eager.device == Device("cpu", "asked for")
+    assert small.eager.device == Device("cpu", "asked for; float32: auto: exact")
     assert small.onnx.device == Device("cpu", "auto: onnxruntime has no other device")
 
 
@@ -119,5 +174,5 @@ def test_a_plugin_without_its_libraries_does_not_break_torch(small, tmp_path: Pa
     done = run("-c", PROBE, str(small.checkpoint))
     assert done.returncode == 0, done.stderr
     chosen, refused = done.stdout.splitlines()
-    assert chosen == "cpu (auto: torch has no other device)"
+    assert chosen == "cpu (auto: torch has no other device; float32: auto: exact)"
     assert "libhccl.so" in refused and "set_env.sh" in refused

@@ -42,19 +42,76 @@ def test_the_built_in_model_has_both_forms(small, tmp_path, monkeypatch) -> None
 
 def test_wrong_requests(small, tmp_path) -> None:
     for arguments, message in (
-        ({"model": "pockett"}, r"model 'pockett' is not there; known: pocket, or a folder .*did you mean 'pocket'\?"),
+        ({"model": "pockett"}, r"model 'pockett' is not there; known: pocket, the names .*did you mean 'pocket'\?"),
         ({"model": tmp_path / "nothing"}, "is not there; known: pocket"),
-        ({"model": small.bundle, "backend": "trt"}, "backend 'trt' is not known; known: auto onnx eager"),
+        ({"model": small.bundle, "backend": "trt"}, "backend 'trt' is not known; known: auto onnx eager hf"),
         (
             {"model": small.bundle, "backend": "eager"},
-            r"needs config.json and model.safetensors \(backend eager\); found",
+            r"needs config.json and weights of a checkpoint \(backend eager\); found",
         ),
-        ({"model": small.checkpoint, "backend": "onnx"}, r"needs bundle.json \(backend onnx\); found config.json"),
-        ({"model": tmp_path}, "needs bundle.json .* or config.json and .*; found nothing"),
+        ({"model": small.checkpoint, "backend": "onnx"}, r"needs bundle.json of a bundle \(backend onnx\); found conf"),
+        (
+            {"model": small.checkpoint, "backend": "hf"},
+            r"needs config.json and weights of a model of the hub \(backend",
+        ),
+        ({"model": tmp_path}, "needs bundle.json .* or config.json and .* or config.json .*; found an empty folder"),
+        ({"model": small.bundle, "dtype": "bfloat16"}, "is a bundle and runs as it was exported; leave it out"),
+        ({"model": small.checkpoint, "dtype": "int7"}, "dtype 'int7' is not known"),
         ({"model": small.bundle, "device": "abacus"}, "device 'abacus' is not known"),
     ):
         with pytest.raises(UserError, match=message):
             load(**arguments)
+
+
+def _as_stored(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    monkeypatch.setenv("ZHIYIN_HOME", str(home))
+    return shutil.copytree(folder, home / "models" / name)
+
+
+def test_models_of_the_store_are_found_by_name(small, tmp_path, monkeypatch) -> None:
+    stored = _as_stored(small.bundle, "my-model", monkeypatch, tmp_path)
+    assert load("my-model", threads=1).source == str(stored)
+    monkeypatch.chdir(stored.parent)
+    assert load("my-model", threads=1).source == "my-model", "a folder comes before a name"
+
+
+def test_nothing_is_pulled_unasked(small, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ZHIYIN_HOME", str(tmp_path))
+    pulled: list[str] = []
+
+    def pull(name: str) -> Path:
+        pulled.append(name)
+        return small.bundle
+
+    monkeypatch.setattr(loading.store, "pull", pull)
+    name = "granite-speech-4.1-2b"
+    with pytest.raises(UserError, match=rf"model '{name}' is not there; .* zhiyin pull {name} downloads it"):
+        load(name)
+    assert not pulled
+    assert load(name, allow_download=True, threads=1).source == str(small.bundle)
+    assert load("someone/some-model", allow_download=True, threads=1).source == str(small.bundle)
+    assert pulled == [name, "someone/some-model"]
+    for wrong in ("granite-speach-4.1-2b", "../models", "nothing"):
+        with pytest.raises(UserError, match="is not there"):
+            load(wrong, allow_download=True)
+    assert len(pulled) == 2
+
+
+def test_a_checkpoint_in_half_the_memory(small) -> None:
+    backend = load(small.checkpoint, device="cpu", dtype="bfloat16").backend
+    assert backend.spec.precision == "bfloat16" and "bfloat16: asked for" in str(backend.device)
+
+
+def test_features_are_named_and_known(small, tmp_path) -> None:
+    """A bundle says which features its encoder wants; one that this version does not make is refused."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(small.bundle, folder)
+    assert (bundle.read(folder).front_end, bundle.read(folder).frames_per_s) == ("whisper", 100.0)
+    _edit(front_end="granite", num_mels=160, max_window_s=30.0)(folder)
+    assert (bundle.read(folder).frames_per_s, bundle.read(folder).max_frames) == (50.0, 1500)
+    _edit(front_end="ears")(folder)
+    with pytest.raises(UserError, match=r"bundle.json: features 'ears' are not known to this version; known: whisper"):
+        bundle.read(folder)
 
 
 def test_pickled_files_are_refused_unread(tmp_path) -> None:
@@ -64,7 +121,9 @@ def test_pickled_files_are_refused_unread(tmp_path) -> None:
 
     for name in ("model.pt", "model.bin"):
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
-        with pytest.raises(UserError, match=r"single file and was not opened: such files can run code"):
+        with pytest.raises(
+            UserError, match=r"single file and was not opened: such files can run code; .*zhiyin convert"
+        ):
             load(tmp_path / name)
     with pytest.raises(UserError, match=r"found model.bin, model.pt"):
         load(tmp_path)

@@ -36,8 +36,8 @@ class LoaderConfig:
         growth: pairs of a pool number and seconds: up to that pool only recordings up to so many seconds are drawn.
             Short recordings first: attention and CTC find the alignment on single words, and build on it.
         weights: source -> how many times its records are drawn per pass; sources not named count once.
-        only: source -> the tasks its records are used for, where that is less than they carry a truth for; without
-            asr their transcripts are not learned either.
+        only: source, or source/age group -> the tasks its records are used for, where that is less than they carry a
+            truth for; without asr their transcripts are not learned either.
         min_word_count: a transcript with a word (in Chinese: a character) that the training transcripts hold fewer
             times than this is not learned; what else is known of the record is.
         speeds: playing speeds, one drawn per record.
@@ -185,9 +185,10 @@ class Loader:
 
 
 def _restricted(record: Record, only: Mapping[str, tuple[str, ...]]) -> Record:
-    if record.source not in only:
+    allowed = only.get(f"{record.source}/{record.age_group}", only.get(record.source))
+    if allowed is None:
         return record
-    tasks = tuple(task for task in record.tasks if task in only[record.source])
+    tasks = tuple(task for task in record.tasks if task in allowed)
     return replace(record, tasks=tasks, text=record.text if "asr" in tasks else None)
 
 

@@ -1,34 +1,42 @@
 """Checkpoint folders: weights in and out, strictly and without running what a file brings.
 
-A checkpoint is a folder of three files: `model.safetensors` (the weights), `config.json` (``{"format": 1,
-<fields of ModelConfig>, "spec": {...}}``; the spec is what runtime's ModelSpec says of the model, carried through
-as it is) and `tokenizer.json`. Sinusoid position tables are computed, not stored, unless the config says
+Which files a checkpoint has, `files` says. Sinusoid position tables are computed, not stored, unless the config says
 ``stored_positions``: then they are weights like others and are used as the file holds them.
 """
 
 import json
 import os
-import pickle
 import shutil
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from zhiyin.errors import UserError
+from zhiyin.model import files, shards
 from zhiyin.model.config import ModelConfig
+from zhiyin.model.files import CONFIG, CONVERSION, FORMAT, TOKENIZER, WEIGHTS, is_checkpoint
+from zhiyin.model.foreign import read_tensors
+from zhiyin.model.shards import MAX_SHARD_BYTES
 from zhiyin.model.speech_lm import SpeechLM
 
-FORMAT = 1
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-_FILES = (WEIGHTS, CONFIG, TOKENIZER)
+__all__ = [
+    "CONFIG",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Report",
+    "is_checkpoint",
+    "is_finite",
+    "load",
+    "memory_bytes",
+    "read_tensors",
+    "save",
+    "write",
+]
 
 
 @dataclass
@@ -82,9 +90,7 @@ def save(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a checkpoint; whatever happens meanwhile, `load` finds the old one or the new one, whole.
-
-    Files in the folder that are not the checkpoint's own (a model card, an optimizer state) are kept.
+    """Write a model as a checkpoint; see `write`.
 
     Args:
         folder: where; an existing checkpoint is replaced, any other folder with content is refused.
@@ -96,30 +102,58 @@ def save(
     Raises:
         UserError: the folder is something else or cannot be written, or a weight is not finite in `dtype`.
     """
+    write(folder, model.config, spec, tokenizer, _weights_of(model, dtype))
+
+
+def write(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    spec: Mapping[str, Any],
+    tokenizer: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint from tensors that come one at a time; no more than one of them is in memory.
+
+    Whatever happens meanwhile, `load` finds the old checkpoint or the new one, whole. Files in the folder that are not
+    the checkpoint's own (a model card, an optimizer state) are kept.
+
+    Args:
+        folder: where; an existing checkpoint is replaced, any other folder with content is refused.
+        config: sizes of the model, which the tensors must fit.
+        spec: JSON-serialisable facts about the model (ModelSpec's fields).
+        tokenizer: path of a `tokenizer.json`, or its JSON text.
+        tensors: name and tensor of every key of ``SpeechLM(config).state_dict()``, each once, in any order.
+        max_shard_bytes: weights beyond it go into a further file; so does each number format.
+        origin: where converted weights come from; kept as `conversion.json`.
+
+    Raises:
+        UserError: the folder is something else or cannot be written, or a weight is missing, unknown, there twice,
+            misshapen or not finite.
+    """
     folder = Path(folder).resolve()
-    fresh, old = _beside(folder)
-    weights = _plain_weights(model, dtype)
-    config = {"format": FORMAT, **model.config.to_dict(), "spec": dict(spec)}
+    fresh, _ = files.beside(folder)
     text = os.fspath(tokenizer)
     try:
         vocabulary = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
-        _finish(folder)
-        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-            _read_config(folder)  # refuses what is not ours to replace
+        files.finish(folder)
+        files.check_replaceable(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file(weights, fresh / WEIGHTS, metadata={"format": "pt"})
-        (fresh / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        _write_weights(fresh, config, tensors, max_shard_bytes, f"checkpoint {folder}")
+        _write_json(fresh / CONFIG, {"format": FORMAT, **config.to_dict(), "spec": dict(spec)})
+        if origin is not None:
+            _write_json(fresh / CONVERSION, dict(origin))
         (fresh / TOKENIZER).write_text(vocabulary, encoding="utf-8")
-        for name in (*_FILES, "."):
-            _sync(fresh / name)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        _finish(folder)
-        _sync(folder.parent)
-    except (OSError, SafetensorError) as error:
+        files.put_in_place(fresh, folder)
+    except OSError as error:
+        _clean_up(folder)
         raise UserError(f"checkpoint {folder}: cannot be written ({error}); what was there is kept") from error
+    except (Exception, KeyboardInterrupt):
+        _clean_up(folder)
+        raise
 
 
 def load(
@@ -127,8 +161,11 @@ def load(
 ) -> tuple[SpeechLM, dict[str, Any]]:
     """Read a checkpoint; each weight must be there, fit and be finite, and nothing else may be there.
 
+    Weights stored in `dtype` stay memory-mapped on the CPU; others are read one at a time, so that the peak is the
+    model in `dtype` and little more.
+
     Args:
-        folder: written by `save`.
+        folder: written by `save` or `write`.
         dtype: of the weights in memory; position tables keep float32.
         device: where the weights go.
 
@@ -138,123 +175,95 @@ def load(
     Raises:
         UserError: not a checkpoint, damaged, or its weights do not fit its config.
     """
-    folder = Path(folder).resolve()
-    _, old = _beside(folder)
-    if not folder.exists() and old.exists():  # a save was killed between its two renames
-        folder = old
-    config, spec = _read_config(folder)
-    with torch.device("meta"):
-        model = SpeechLM(config)
-    state: dict[str, Tensor] = {}
+    folder = _whole(Path(folder).resolve())
+    config, spec = files.read_config(folder)
+    where = f"checkpoint {folder}"
+    found = shards.entries(*files.shards(folder, where), where)
+    model = _empty(config)
     report = Report()
+    report.compare({name: entry.shape for name, entry in found.items()}, model)
+    report.check(where)
+    state: dict[str, Tensor] = {}
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            report.compare({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, model)  # noqa: SIM118
-            report.check(f"checkpoint {folder}")
-            for name in file.keys():  # noqa: SIM118
-                kept = torch.float32 if name.endswith("positions") else dtype
-                state[name] = file.get_tensor(name).to(device=device, dtype=kept)
-                if not state[name].isfinite().all():
-                    report.not_finite.append(name)
+        for name, tensor in shards.tensors(found):
+            kept = torch.float32 if name.endswith("positions") else dtype
+            state[name] = tensor.to(device=device, dtype=kept)
+            if not is_finite(state[name]):
+                report.not_finite.append(name)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"checkpoint {folder}: {WEIGHTS} is damaged or missing ({error}); copy it again") from error
-    report.check(f"checkpoint {folder}")
+        raise UserError(f"{where}: its weights cannot be read ({error}); copy it again") from error
+    report.check(where)
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval(), spec
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a foreign `.pt` / `.bin` / `.safetensors` file, memory-mapped; nothing in it is ever executed.
+def memory_bytes(folder: str | os.PathLike[str], *, dtype: torch.dtype) -> int:
+    """Bytes that a checkpoint's weights take in `dtype`; read from the headers of its files.
 
     Raises:
-        UserError: missing or damaged, or it holds something else than a flat table of tensors.
+        UserError: not a checkpoint, or a file is missing or damaged.
     """
-    path = Path(path)
-    wanted = "a flat table of tensors is expected (a plain state dict)"
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # hints to callers of torch.load; what matters is an error anyhow
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"weights {path}: refused, it is no file of tensors alone and reading it could run code; {wanted}"
-        ) from error
-    except Exception as error:  # on damaged bytes torch's readers raise KeyError, AssertionError, struct.error, ...
-        raise UserError(f"weights {path}: cannot be read ({_line(error)}); {wanted}") from error
-    if not isinstance(state, Mapping) or not state:
-        raise UserError(f"weights {path}: {type(state).__name__} seen; {wanted}")
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"weights {path}: '{name}' is a {type(value).__name__}; {wanted}")
-    return dict(state)
+    folder = _whole(Path(folder).resolve())
+    files.read_config(folder)
+    where = f"checkpoint {folder}"
+    found = shards.entries(*files.shards(folder, where), where)
+    return sum(entry.count for entry in found.values()) * dtype.itemsize
 
 
-def _plain_weights(model: SpeechLM, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; fifty times as fast as ``isfinite().all()``, both ends tell of NaN too."""
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+
+
+def _weights_of(model: SpeechLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     trained = {name for name, _ in model.named_parameters()}
-    weights = {}
     for name, tensor in model.state_dict().items():
-        kept = tensor.dtype if dtype is None or name not in trained else dtype
-        weights[name] = tensor.detach().to(device="cpu", dtype=kept).contiguous()
-        if not weights[name].isfinite().all():
-            raise UserError(f"checkpoint: weight {name} is not finite in {kept}; nothing was saved")
-    return weights
+        yield name, tensor.detach().to(dtype=tensor.dtype if dtype is None or name not in trained else dtype)
 
 
-def _read_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    expected = f"expected a folder with {', '.join(_FILES)} written by zhiyin"
-    if not folder.is_dir():
-        seen = "a single file, which has to be converted first" if folder.exists() else "nothing there"
-        raise UserError(f"checkpoint {folder}: {seen}; {expected}")
+def _write_weights(
+    folder: Path, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int, where: str
+) -> None:
+    model = _empty(config)
+    expected = model.state_dict().keys()
+    shapes: dict[str, tuple[int, ...]] = {}
+    report = Report()
+    writer = shards.Writer(folder, expected, max_shard_bytes)
     try:
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"checkpoint {folder}: no {CONFIG} but {_listing(folder)}; {expected}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {folder}: {CONFIG} is damaged ({error}); {expected}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"checkpoint {folder}: {CONFIG} has no 'format': {FORMAT}; {expected}")
-    del record["format"]
-    spec = record.pop("spec", None)
-    if not isinstance(spec, dict):
-        raise UserError(f"checkpoint {folder}: {CONFIG} has no 'spec' table; {expected}")
-    return ModelConfig.from_dict(record), spec
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(item.name for item in folder.iterdir())
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "an empty folder"
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-
-
-def _finish(folder: Path) -> None:
-    """Complete a replacement: bring foreign files over from the old folder, then remove it."""
-    _, old = _beside(folder)
-    if not old.exists():
-        return
-    if not folder.exists():
-        os.replace(old, folder)
-        return
-    for item in old.iterdir():
-        if item.name not in _FILES and not (folder / item.name).exists():
-            os.replace(item, folder / item.name)
-    shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
+        for name, tensor in tensors:
+            if name in shapes:
+                raise UserError(f"{where}: weight {name} came twice; nothing was written")
+            shapes[name] = tuple(tensor.shape)
+            if not is_finite(tensor):
+                raise UserError(f"{where}: weight {name} is not finite in {tensor.dtype}; nothing was written")
+            if name in expected:
+                writer.add(name, tensor)
+            del tensor  # else it stays while the next one is made
+        report.compare(shapes, model)
+        report.check(where)
+        writer.close()
     finally:
-        os.close(descriptor)
+        writer.abandon()
 
 
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+def _empty(config: ModelConfig) -> SpeechLM:
+    with torch.device("meta"):
+        return SpeechLM(config)
+
+
+def _whole(folder: Path) -> Path:
+    """The folder, or what stands in for it when a write was killed between its two renames."""
+    _, old = files.beside(folder)
+    return old if not folder.exists() and old.exists() else folder
+
+
+def _clean_up(folder: Path) -> None:
+    """Leave nothing half-written; the old checkpoint is back in its place."""
+    fresh, _ = files.beside(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    if folder.parent.exists():
+        files.finish(folder)
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -3,12 +3,15 @@
 Shapes: `B` batch, `N` tokens in this call, `D` width, `H` heads, `G` key/value heads, `K` head width,
 `C` cache size, `L` layers, `V` vocabulary.
 
-Two ways in: `forward` sees a whole right-padded sequence (training, teacher forcing); `extend` adds tokens to a
-key/value cache of fixed size (generation, export). `extend` uses only what static-shape compilers take: the cache
-is written by a one-hot product, so there is no scatter, no branch and no loop in the exported graph.
+Three ways in: `forward` sees a whole right-padded sequence (training, teacher forcing); `extend` adds tokens to a
+key/value cache of fixed size and gives a new one (export); `append` does the same in place (generation in PyTorch).
+`extend` uses only what static-shape compilers take: the cache is written by a one-hot product, so there is no scatter,
+no branch and no loop in the exported graph. What that costs, copies and products over places nobody has written yet,
+`append` saves.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +47,42 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions to [B, heads, N, K]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Where the tokens of one `append` go, and what they see.
+
+    Attributes:
+        rows: batch row of each token that is no padding; [tokens], as the next two.
+        columns: its place in the call.
+        places: its place in the cache.
+        used: places of the cache that hold anything after this call.
+        visible_BNC: which of these each token sees; None where all of them are seen, or `causal` says enough.
+        causal: the call begins at the beginning of the cache.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    places: Tensor
+    used: int
+    visible_BNC: Tensor | None
+    causal: bool
+
+    @classmethod
+    def of(cls, positions_BN: Tensor) -> "_Call":
+        """Work it out; the one time that a step waits for the device before its logits."""
+        ends = torch.stack([positions_BN[:, 0].amax(), positions_BN.amin(), positions_BN.amax()])
+        start, low, high = ends.tolist()
+        used = max(high, 0) + 1
+        causal = start == 0 and used == positions_BN.shape[1]
+        visible = None
+        if not causal and low != used - 1:
+            # padding sees the first place: a token that sees nothing would become NaN
+            places = torch.arange(used, device=positions_BN.device)
+            visible = places <= positions_BN.clamp(min=0)[:, :, None]
+        rows, columns = (positions_BN >= 0).nonzero(as_tuple=True)
+        return cls(rows, columns, positions_BN[rows, columns], used, visible, causal)
 
 
 class Attention(nn.Module):
@@ -101,6 +140,21 @@ class Attention(nn.Module):
         scores = scores.view(b, groups, h // groups, n, -1) + bias_BNC[:, None, None]
         y = scores.float().softmax(dim=-1).to(q.dtype).view(b, groups, h // groups * n, -1) @ v_BGCK
         return self.o_proj(y.view(b, h, n, head).transpose(1, 2).flatten(2)), k_BGCK, v_BGCK
+
+    def append(self, x_BND: Tensor, cos: Tensor, sin: Tensor, call: _Call, k_BGCK: Tensor, v_BGCK: Tensor) -> Tensor:
+        """Tokens against a cache that is written in place."""
+        q, k, v = self.project(x_BND, cos, sin)
+        for cache, new in ((k_BGCK, k), (v_BGCK, v)):
+            cache[call.rows, :, call.places] = new[call.rows, :, call.columns]
+        y = fn.scaled_dot_product_attention(
+            q,
+            k_BGCK[:, :, : call.used],
+            v_BGCK[:, :, : call.used],
+            attn_mask=None if call.visible_BNC is None else call.visible_BNC[:, None],
+            is_causal=call.causal,
+            enable_gqa=k.shape[1] != q.shape[1],
+        )
+        return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -184,6 +238,27 @@ class Decoder(nn.Module):
             keys.append(k)
             values.append(v)
         return self.norm(x), torch.stack(keys), torch.stack(values)
+
+    @torch.no_grad()
+    def append(self, embeds_BND: Tensor, positions_BN: Tensor, keys_LBGCK: Tensor, values_LBGCK: Tensor) -> Tensor:
+        """Add tokens to a cache of fixed size, in place; what `extend` computes, without a copy of the cache.
+
+        Args:
+            embeds_BND: token or speech embeddings.
+            positions_BN: where each goes in the cache; -1 marks padding, which is written nowhere.
+            keys_LBGCK: cached keys, changed; what stands in unwritten places does not matter, if it is finite.
+            values_LBGCK: cached values, changed.
+
+        Returns:
+            Hidden states [B, N, D] after the final norm; those of padding are finite and mean nothing.
+        """
+        call = _Call.of(positions_BN)
+        cos, sin = rotary(positions_BN.clamp(min=0), self.config.head_width, self.config.rope_theta)
+        x = embeds_BND
+        for layer, keys_BGCK, values_BGCK in zip(self.layers, keys_LBGCK, values_LBGCK, strict=True):
+            x = x + layer.self_attn.append(layer.input_layernorm(x), cos, sin, call, keys_BGCK, values_BGCK)
+            x = layer.feed(x)
+        return self.norm(x)
 
     def empty_cache(self, batch: int, places: int) -> tuple[Tensor, Tensor]:
         """Zeroed keys and values for `batch` sequences of up to `places` tokens, on the weights' device."""

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zhiyin.audio import front_end
 from zhiyin.config import build
 from zhiyin.errors import UserError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-FRAMES_PER_S = 100  # mel frames of 10 ms
+FRAMES_PER_S = 100  # mel frames of 10 ms, of the front end `whisper`
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class ModelSpec:
         tasks: task ids the model can do.
         labels: task id -> label set of this model, where it differs from the table.
         languages: ISO codes.
-        num_mels: mel bins it wants.
-        frames_per_vector: mel frames per speech vector.
+        front_end: how samples become features, a name of `audio.front_end`.
+        num_mels: rows of the features it wants.
+        frames_per_vector: feature frames per speech vector.
         max_window_s: longest audio it sees at once.
         max_tokens: places in the decoder's key/value cache (prompt, speech and reply together).
         eos_id: token that ends a reply.
@@ -62,6 +64,7 @@ class ModelSpec:
     eos_id: int
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
+    front_end: str = "whisper"
     num_mels: int = 80
     frames_per_vector: int = 8
     max_window_s: float = 15.0
@@ -75,9 +78,14 @@ class ModelSpec:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def frames_per_s(self) -> float:
+        """Feature frames per second of audio."""
+        return front_end.find(self.front_end).frames_per_s
+
+    @property
     def max_frames(self) -> int:
-        """The most mel frames the encoder takes at once."""
-        return round(self.max_window_s * FRAMES_PER_S)
+        """The most feature frames the encoder takes at once."""
+        return round(self.max_window_s * self.frames_per_s)
 
     def check_mel(self, mel_MF: Float32) -> None:
         """Refuse features the encoder was not made for; windows are cut before this.
@@ -104,7 +112,12 @@ class ModelSpec:
         extra = fields.pop("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{where}: extra: a table was expected, got {extra!r}")
-        return dataclasses.replace(build(cls, fields, where), extra=extra)
+        spec = dataclasses.replace(build(cls, fields, where), extra=extra)
+        try:
+            front_end.find(spec.front_end)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return spec
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from zhiyin.errors import UserError
 from zhiyin.runtime.base import Device
@@ -16,6 +18,17 @@ KINDS = ("npu", "cuda", "mps", "cpu")  # in the order `auto` prefers them
 KNOWN = "auto cpu cuda[:N] npu[:N] mps"
 PROVIDERS = {"npu": "CANNExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
+DTYPES = ("float32", "bfloat16", "float16")
+_HALVES = {"npu": "bfloat16", "cuda": "bfloat16"}  # devices whose matrix units run it; elsewhere `auto` is float32
+# Beside its weights a model needs room for activations and the key/value cache; a fifth is what 30 s windows of the
+# families here take at most.
+ROOM = 1.2
+
+_GROUP = Path("/sys/fs/cgroup")
+_GROUPS = (  # limit, use, and files that are only cached: version 2, version 1
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 _PLUGIN = "torch_npu"
 
@@ -85,6 +98,88 @@ def before_torch() -> str:
         return f"{_PLUGIN} is installed but does not load ({line}): is CANN there and its set_env.sh sourced?"
     del os.environ[_AUTOLOAD]
     return ""
+
+
+def choose_dtype(asked: str, device: Device) -> tuple[str, str]:
+    """The number format of the weights on a device, and why.
+
+    Raises:
+        UserError: the word is not known.
+    """
+    word = asked.strip().lower()
+    if word == "auto":
+        kind = _kind(device.name)
+        return (_HALVES[kind], f"auto: half the memory on {kind}") if kind in _HALVES else ("float32", "auto: exact")
+    if word not in DTYPES:
+        near = difflib.get_close_matches(word, DTYPES, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"dtype '{asked}' is not known; known: auto {' '.join(DTYPES)}{hint}")
+    return word, "asked for"
+
+
+def free_bytes(device: str) -> int | None:
+    """Memory that a device can still give, in bytes; nothing where it does not say.
+
+    On the CPU the limit of a container counts as well (cgroup v2, v1).
+    """
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return _free_host_bytes()
+    module: Any = getattr(importlib.import_module("torch"), kind, None)
+    if hasattr(module, "mem_get_info"):
+        return int(module.mem_get_info(int(number or 0))[0])
+    if hasattr(module, "recommended_max_memory"):
+        return int(module.recommended_max_memory()) - int(module.current_allocated_memory())
+    return None
+
+
+def check_memory(needed_bytes: int, device: str, what: str) -> None:
+    """Refuse, before anything is read, what cannot fit.
+
+    Args:
+        needed_bytes: of the weights in the format they will have.
+        device: where they go; on the way there they pass the memory of the CPU.
+        what: begins the message, e.g. ``model /models/granite: float32``.
+
+    Raises:
+        UserError: the weights and `ROOM` beside them do not fit.
+    """
+    for place in dict.fromkeys(("cpu", device)):
+        free = free_bytes(place)
+        wanted = needed_bytes if place != device else int(needed_bytes * ROOM)
+        if free is not None and wanted > free:
+            raise UserError(
+                f"{what} needs {_gigabytes(wanted)} on {place}, where {_gigabytes(free)} are free; "
+                "use dtype bfloat16, a smaller model or another device"
+            )
+
+
+def _free_host_bytes() -> int | None:
+    known = [_free_in_group(*names) for names in _GROUPS]
+    memory = Path("/proc/meminfo")
+    if memory.is_file():
+        known.append(_table(memory).get("MemAvailable:", 0) * 1024 or None)
+    return min((count for count in known if count is not None), default=None)
+
+
+def _free_in_group(limit: str, used: str, cached: str) -> int | None:
+    """Of a control group; files that are only cached count as used there, but can be given up."""
+    try:
+        most, now = ((_GROUP / name).read_text().strip() for name in (limit, used))
+        kept = _table((_GROUP / used).with_name("memory.stat"))
+    except OSError:
+        return None
+    return int(most) - int(now) + kept.get(cached, 0) if most.isdigit() else None
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _kind(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Runs a checkpoint with PyTorch on any device torch has (extra `train`).
+"""Runs a checkpoint with PyTorch on any device torch has (extra `train`), in float32, bfloat16 or float16.
 
 Call `runtime.device.before_torch` before this module is imported. Shapes as in `runtime.onnx`.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from zhiyin.model import checkpoint
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.speech_lm import SpeechLM
 from zhiyin.runtime.base import FRAMES_PER_S, Encoded, Float32, Int64, ModelSpec
-from zhiyin.runtime.device import choose
+from zhiyin.runtime.device import check_memory, choose, choose_dtype
 from zhiyin.runtime.session import CachedSession
 
 ENGINE = "torch"
@@ -54,26 +55,34 @@ def spec_of(config: ModelConfig, spec: dict[str, Any], where: str) -> ModelSpec:
 
 
 class EagerBackend:
-    """A checkpoint as a backend, in float32."""
+    """A checkpoint as a backend. What it takes and gives is float32, whatever its weights are."""
 
     name = "eager"
 
-    def __init__(self, folder: Path, *, device: str = "auto", threads: int | None = None, note: str = ""):
+    def __init__(
+        self, folder: Path, *, device: str = "auto", dtype: str = "auto", threads: int | None = None, note: str = ""
+    ):
         """Read a checkpoint.
 
         Args:
-            folder: written by `model.checkpoint.save`.
+            folder: written by `model.checkpoint.save` or `write`.
             device: see `runtime.device.choose`.
+            dtype: of the weights, see `runtime.device.choose_dtype`; the device's reason says what was chosen and why.
             threads: of torch in this process; by default torch's own choice.
             note: what `runtime.device.before_torch` said.
 
         Raises:
-            UserError: no whole checkpoint, or the device is not there.
+            UserError: no whole checkpoint, the device is not there, or the weights do not fit into its memory.
         """
-        self.device = choose(device, devices(), engine=ENGINE, note=note)
+        chosen = choose(device, devices(), engine=ENGINE, note=note)
+        precision, why = choose_dtype(dtype, chosen)
+        kept: torch.dtype = getattr(torch, precision)
+        self.device = dataclasses.replace(chosen, reason=f"{chosen.reason}; {precision}: {why}")
+        check_memory(checkpoint.memory_bytes(folder, dtype=kept), self.device.name, f"checkpoint {folder}: {precision}")
         if threads:
             torch.set_num_threads(threads)
-        self.model, spec = checkpoint.load(folder, device=self.device.name)
+        self.model, spec = checkpoint.load(folder, device=self.device.name, dtype=kept)
+        spec["precision"] = precision
         self.spec = spec_of(self.model.config, spec, f"checkpoint {folder}: spec")
 
     @torch.inference_mode()
@@ -87,7 +96,7 @@ class EagerBackend:
         mel_BMF = np.zeros((len(mels), self.spec.num_mels, max(frames)), np.float32)
         for i, mel_MF in enumerate(mels):
             mel_BMF[i, :, : frames[i]] = mel_MF
-        speech = self.model.listen(self._send(mel_BMF), self._send(np.array(frames)))
+        speech = self.model.listen(self._send(mel_BMF).to(self.model.markers.dtype), self._send(np.array(frames)))
         vectors = [row[:count] for row, count in zip(speech.vectors_BSD, speech.vector_counts_B.tolist(), strict=True)]
         if not self.model.config.ctc:
             return [Encoded(_fetch(row_SD)) for row_SD in vectors]
@@ -130,9 +139,7 @@ class EagerSession(CachedSession):
         """See `CachedSession`."""
         place = self.keys_LBGCK.device
         embeds, positions, last = (torch.from_numpy(array).to(place) for array in (embeds_BND, positions_BN, last_B))
-        hidden, self.keys_LBGCK, self.values_LBGCK = self.decoder.extend(
-            embeds, positions, self.keys_LBGCK, self.values_LBGCK
-        )
+        hidden = self.decoder.append(embeds.to(self.keys_LBGCK.dtype), positions, self.keys_LBGCK, self.values_LBGCK)
         return _fetch(self.decoder.logits(hidden[torch.arange(len(last), device=place), last]))
 
     def select(self, rows: Sequence[int]) -> None:

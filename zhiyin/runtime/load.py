@@ -1,25 +1,30 @@
-"""From a name or a folder to a model that runs."""
+"""From a name or a folder to a model that runs; which kind it is, its files say."""
 
 import difflib
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from zhiyin.errors import UserError
-from zhiyin.runtime import bundle
+from zhiyin.model.files import CONFIG, is_checkpoint, listing
+from zhiyin.runtime import bundle, hf_spec, known, store
 from zhiyin.runtime.base import Backend
 from zhiyin.runtime.device import before_torch
 from zhiyin.runtime.onnx import OnnxBackend
 
-BACKENDS = ("auto", "onnx", "eager")
+BACKENDS = ("auto", "onnx", "eager", "hf")
 POCKET = "pocket"
-CHECKPOINT_FILES = ("config.json", "model.safetensors")
 
 _POCKET_FOLDER = Path(__file__).resolve().parent.parent / POCKET
-_POCKET_PARTS = {"auto": "bundle", "onnx": "bundle", "eager": "checkpoint"}
+_POCKET_PARTS = {"eager": "checkpoint"}
+_NEEDS = {
+    "onnx": f"{bundle.RECORD} of a bundle",
+    "eager": f"{CONFIG} and weights of a checkpoint",
+    "hf": f"{CONFIG} and weights of a model of the hub",
+}
 
 
 @dataclass(frozen=True)
@@ -37,65 +42,105 @@ def load(
     device: str = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    dtype: str = "auto",
+    allow_download: bool = False,
 ) -> Loaded:
     """Load a model.
 
     Args:
-        model: ``pocket`` or nothing for the built-in one, else a folder: a bundle (runs with onnxruntime) or a
-            checkpoint (runs with torch, extra `train`). Single files are refused unread.
+        model: ``pocket`` or nothing for the built-in one; else a folder: a bundle (runs with onnxruntime), a
+            checkpoint (with torch, extra `train`) or a model of the hub (with transformers, extra `hf`); else a name
+            of the store (`runtime.store`). Single files are refused unread.
         device: see `runtime.device.choose`.
-        backend: ``auto`` takes what the folder is for; ``onnx`` or ``eager`` insist on one.
+        backend: ``auto`` takes what the folder is for; ``onnx``, ``eager`` or ``hf`` insist on one.
         threads: CPU threads; by default a few.
+        dtype: number format of the weights, see `runtime.device.choose_dtype`; a bundle has its own.
+        allow_download: pull a model that is not here; without it nothing touches the network.
 
     Raises:
-        UserError: no such model, foreign or damaged, the device is not there, or torch is not.
+        UserError: no such model, foreign, damaged or too large, the device is not there, or an extra is not.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend '{backend}' is not known; known: {' '.join(BACKENDS)}")
-    folder = _find(model, backend)
+    folder = _find(model, backend, allow_download)
     runner = _runner(folder, backend)
+    if runner == "hf":
+        return _hf(folder, device, dtype, threads)
     if runner == "onnx":
+        if dtype != "auto":
+            raise UserError(f"dtype '{dtype}': model {folder} is a bundle and runs as it was exported; leave it out")
         running: Backend = OnnxBackend(folder, device=device, threads=threads)
     else:
-        running = _eager(folder, device, threads)
+        running = _eager(folder, device, dtype, threads)
     return Loaded(running, _tokenizer(folder / bundle.TOKENIZER), str(folder))
 
 
-def _find(model: str | os.PathLike[str] | None, backend: str) -> Path:
+def _find(model: str | os.PathLike[str] | None, backend: str, allow_download: bool) -> Path:
     name = POCKET if model is None else os.fspath(model)
     if name == POCKET:
-        return _POCKET_FOLDER / _POCKET_PARTS[backend]
+        return _POCKET_FOLDER / _POCKET_PARTS.get(backend, "bundle")
     folder = Path(name)
     if folder.is_dir():
         return folder
-    wanted = f"known: {POCKET}, or a folder with {bundle.RECORD} or with {' and '.join(CHECKPOINT_FILES)}"
+    wanted = f"known: {POCKET}, the names zhiyin models lists, or a folder with {', with '.join(_NEEDS.values())}"
     if folder.exists():
-        raise UserError(f"model '{name}' is a single file and was not opened: such files can run code; {wanted}")
+        raise UserError(
+            f"model '{name}' is a single file and was not opened: such files can run code; {wanted}; "
+            "weights of OSUM or Whisper are converted first (zhiyin convert)"
+        )
+    found = store.find(name)
+    if found is not None:
+        return found
+    if allow_download and (name in known.known() or "/" in name) and known.is_name(name):
+        return store.pull(name)
     near = difflib.get_close_matches(name, [POCKET], n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    raise UserError(f"model '{name}' is not there; {wanted}{hint}")
+    hint = f"(did you mean '{near[0]}'?)" if near else known.hint(name)
+    raise UserError(f"model '{name}' is not there; {wanted}" + (f" {hint}" if hint else ""))
 
 
 def _runner(folder: Path, backend: str) -> str:
-    parts = {"onnx": (bundle.RECORD,), "eager": CHECKPOINT_FILES}
-    fits = [runner for runner, names in parts.items() if all((folder / name).is_file() for name in names)]
-    if backend in fits or (backend == "auto" and fits):
-        return fits[0] if backend == "auto" else backend
-    wanted = parts if backend == "auto" else {backend: parts[backend]}
-    needs = " or ".join(f"{' and '.join(names)} (backend {runner})" for runner, names in wanted.items())
-    seen = sorted(path.name for path in folder.iterdir())[:5] if folder.is_dir() else []
-    raise UserError(f"model folder {folder}: needs {needs}; found {', '.join(seen) or 'nothing'}")
+    is_hub = hf_spec.is_hf(folder)
+    fits = {
+        "onnx": (folder / bundle.RECORD).is_file(),
+        "eager": is_checkpoint(folder) or ((folder / CONFIG).is_file() and not is_hub),
+        "hf": is_hub,
+    }
+    found = [runner for runner, fit in fits.items() if fit and backend in ("auto", runner)]
+    if found:
+        return found[0]
+    wanted = _NEEDS if backend == "auto" else {backend: _NEEDS[backend]}
+    needs = " or ".join(f"{files} (backend {runner})" for runner, files in wanted.items())
+    seen = listing(folder) if folder.is_dir() else "nothing"
+    raise UserError(f"model folder {folder}: needs {needs}; found {seen}")
 
 
-def _eager(folder: Path, device: str, threads: int | None) -> Backend:
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        needs = f"needs {' and '.join(missing)}: pip install 'zhiyin[train]', or use a bundle"
-        raise UserError(f"model {folder} is a checkpoint and {needs}")
+def _eager(folder: Path, device: str, dtype: str, threads: int | None) -> Backend:
+    _check_extra(folder, "is a checkpoint", ("torch", "safetensors"), "train", ", or use a bundle")
     note = before_torch()
     from zhiyin.runtime.eager import EagerBackend
 
-    return EagerBackend(folder, device=device, threads=threads, note=note)
+    return EagerBackend(folder, device=device, dtype=dtype, threads=threads, note=note)
+
+
+def _hf(folder: Path, device: str, dtype: str, threads: int | None) -> Loaded:
+    _, spec, config = hf_spec.read(folder)
+    tokenizer = _tokenizer(folder / bundle.TOKENIZER)
+    _check_extra(folder, f"runs through transformers ({spec.family})", ("torch", "transformers"), "hf", "")
+    note = before_torch()
+    from zhiyin.runtime import hf, hf_template
+
+    template, said = hf_template.check(folder, spec.family, tokenizer, hf_spec.vocabulary(config))
+    running = hf.HfBackend(folder, device=device, dtype=dtype, threads=threads, note=note)
+    found = {"chat_template": said, **({"template": template} if template else {})}
+    running.spec = replace(running.spec, extra={**running.spec.extra, **found})
+    return Loaded(running, tokenizer, str(folder))
+
+
+def _check_extra(folder: Path, what: str, modules: tuple[str, ...], extra: str, otherwise: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        needs = f"needs {' and '.join(missing)}: pip install 'zhiyin[{extra}]'{otherwise}"
+        raise UserError(f"model {folder} {what} and {needs}")
 
 
 def _tokenizer(path: Path) -> Tokenizer:

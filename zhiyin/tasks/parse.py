@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from zhiyin.errors import UserError
+from zhiyin.result import Turn
 from zhiyin.tasks.dialect import ZHIYIN, Dialect
 from zhiyin.tasks.render import NO_TASK, TimedWord
 from zhiyin.tasks.table import TASKS, TIME, Task, select, spelling
@@ -29,6 +30,8 @@ class Parsed:
         labels: task id -> label in the task's own spelling.
         answer: text answer.
         translation: text translation.
+        turns: what was said by whom, in order, where speakers were asked.
+        language: code of the language that the model says it heard, or its own word for it; often it says none.
         unparsed: pieces of the reply that fit nothing asked, in order and as they were said, then what was asked and
             did not come, e.g. ``ser: no label``.
     """
@@ -39,6 +42,8 @@ class Parsed:
     labels: dict[str, str] = field(default_factory=dict)
     answer: str = ""
     translation: str = ""
+    turns: tuple[Turn, ...] = ()
+    language: str = ""
     unparsed: tuple[str, ...] = ()
 
 

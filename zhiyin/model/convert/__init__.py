@@ -1,1 +1,1 @@
-"""Foreign checkpoint layouts to ours. Pure functions on tensors: reading and writing files is `checkpoint`'s."""
+"""Weights of others to ours: how they lie on the disk, whose layout they have, and what becomes of every key."""
