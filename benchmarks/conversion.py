@@ -9,6 +9,8 @@ Two memory figures are given, both above what the process had after its imports.
 be taken back: it is what the machine must have. *Resident* (RssAnon + RssFile) also counts pages of memory-mapped files
 that happen to be cached; the operating system drops them when anybody needs room, so a file much larger than memory
 converts all the same. `ru_maxrss` is the second one.
+
+The copy is a plain one that, like a checkpoint, is complete once it lies on the disk (fsync).
 """
 
 import argparse
@@ -114,11 +116,11 @@ def resident() -> tuple[int, int]:
 
 
 def watched(job: Callable[[], None]) -> dict[str, float]:
-    """Run a job and sample its memory every 2 ms."""
+    """Run a job and sample its memory every 10 ms."""
     before, peak, ended = resident(), [0, 0], threading.Event()
 
     def sample() -> None:
-        while not ended.wait(0.002):
+        while not ended.wait(0.01):
             peak[:] = [max(pair) for pair in zip(peak, resident(), strict=True)]
 
     watcher = threading.Thread(target=sample)
@@ -182,7 +184,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, default=4, help="of the decoder; 28 are the real ones (16 GB)")
-    parser.add_argument("--runs", type=int, default=3, help="the quickest of as many counts: a disk only ever adds")
+    parser.add_argument("--runs", type=int, default=3, help="the quickest counts: the rest is the machine's")
     parser.add_argument("--dir", type=Path, required=True, help="for the big files, which are removed at the end")
     parser.add_argument("--child", nargs="+")
     if sys.argv[1:2] == ["--child"]:
@@ -208,15 +210,16 @@ def table(scratch: Path, layers: int, runs: int) -> None:
     print("| step | seconds | to copying | written GB | own memory GB | resident GB |")
     print("|---|---|---|---|---|---|")
     seen: dict[str, list[dict[str, float]]] = {"copy": [], "keep": [], "bfloat16": []}
-    for _ in range(runs):
-        for step, costs in seen.items():
-            out = scratch / step
+    for step, costs in seen.items():
+        out = scratch / step
+        for _ in range(runs):
             shutil.rmtree(out, ignore_errors=True)
+            out.unlink(missing_ok=True)
             os.sync()  # what the step before left to be written is not this one's
             given = (weights, out) if step == "copy" else (weights, out, words, facts, step)
             costs.append(measure("copy" if step == "copy" else "convert", *given))
-            if step == "copy":
-                out.unlink()
+        if step == "copy":
+            out.unlink()
     for step, costs in seen.items():
         wall_s, copied = (min(one["wall_s"] for one in seen[name]) for name in (step, "copy"))
         written = size if step == "copy" else folder_bytes(scratch / step)

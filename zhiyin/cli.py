@@ -70,7 +70,7 @@ _TEMPLATE = typer.Option("--template", metavar="NAME", help="Another prompt temp
 _FORMAT = typer.Option("--format", metavar="FORMAT", help="txt, json, srt, vtt or tsv.")
 _OUTPUT_DIR = typer.Option("--output-dir", metavar="DIR", help="One file per recording instead of standard output.")
 _PCM = typer.Option("--pcm", metavar="CODING[:RATE[:CHANNELS]]", help="Input is raw PCM, e.g. s16le:16000:1.")
-_DTYPE = typer.Option("--dtype", metavar="NAME", help="Of the weights, with backend hf: float32, bfloat16, float16.")
+_DTYPE = typer.Option("--dtype", metavar="NAME", help="Of weights that run with torch: float32, bfloat16, float16.")
 _DOWNLOAD = typer.Option("--allow-download", help="Pull a model that is not here.")
 _THREADS = typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: a few.", show_default=False)
 

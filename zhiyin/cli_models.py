@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zhiyin.errors import UserError
 from zhiyin.runtime import known, store
+from zhiyin.runtime.load import is_to_pull
 
 if TYPE_CHECKING:
     import rich.progress
@@ -49,6 +50,12 @@ def pull(name: str, revision: str, dest: Path | None, accept_licence: bool) -> P
         then = model.then or f"zhiyin understand RECORDING --model {folder if dest else model.name}"
         _say("next: " + then.format(folder=folder))
     return folder
+
+
+def pull_if_missing(name: str) -> None:
+    """Download a model of the hub that is not here, as `pull` does; anything else is left to `zhiyin.load`."""
+    if is_to_pull(name):
+        pull(name, "", None, accept_licence=False)
 
 
 def table(name: str, as_json: bool) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zhiyin
-from zhiyin import ask, write
+from zhiyin import ask, cli_models, write
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.cli_inputs import Input, expand, is_batch
 from zhiyin.cli_progress import Progress
@@ -68,6 +68,8 @@ def run(arguments: Sequence[str], options: Options) -> int:
     if len(inputs) == 1 and inputs[0].fault:
         raise UserError(inputs[0].fault)
     save = _saver(options, inputs, batch=is_batch(arguments))
+    if options.allow_download and options.model:
+        cli_models.pull_if_missing(options.model)
     model = zhiyin.load(
         options.model,
         options.device,

@@ -58,6 +58,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if type(None) in args:  # settings that may be absent
+        return None if value is None else _value(args[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, where)
     if origin is tuple:

@@ -45,7 +45,7 @@ def relative(ours: np.ndarray, exact: np.ndarray) -> float:
 
 
 def test_an_unknown_dtype(small):
-    with pytest.raises(UserError, match="dtype 'bfloat' is not known.*did you mean 'bfloat16'"):
+    with pytest.raises(UserError, match=r"dtype 'bfloat' is not known.*did you mean 'bfloat16'"):
         EagerBackend(small.checkpoint, dtype="bfloat")
 
 

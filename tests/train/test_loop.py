@@ -106,6 +106,14 @@ def test_it_learns_and_averages_the_last_states(tmp_path: Path) -> None:
         torch.testing.assert_close(value, torch.stack([part[name] for part in parts]).mean(0))
 
 
+def test_a_model_without_a_ctc_head_learns_from_its_replies(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    headless = SpeechLM(ModelConfig(ENCODER, PROJECTOR, DECODER, ctc=False, eos_id=1))
+    loop.train(headless, Batches(), STAGE, tmp_path, device="cpu", report=lambda line: None)
+    rows = [row for row in read_growing(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert rows[-1]["loss"] < rows[0]["loss"] and all(row["loss"] == row["lm_loss"] for row in rows)
+
+
 def test_a_loss_that_is_no_number_names_the_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step 3: the loss is not finite; records: r0 r1"):
         run(tmp_path / "run", loader=Batches(broken_from=3))

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from tokenizers import Tokenizer  # noqa: E402
 
 from zhiyin.errors import UserError  # noqa: E402
+from zhiyin.model import checkpoint  # noqa: E402
 from zhiyin.train import recipe, stages  # noqa: E402
 
 
@@ -20,7 +21,8 @@ def pocket(repository: Path) -> Path:
 
 def test_the_packaged_weights_fit_the_packaged_recipe(repository: Path, pocket: Path) -> None:
     stage = stages.read(repository / "configs" / "pocket.toml")
-    model = recipe.build(stage, Tokenizer.from_file(str(pocket / "tokenizer.json")))
+    assert stage.model is not None
+    model = recipe.build(stage.model, Tokenizer.from_file(str(pocket / "tokenizer.json")), seed=1)
     before = model.decoder.embed_tokens.weight.clone()
     recipe.start_from(model, pocket)
     from safetensors.torch import load_file
@@ -32,7 +34,20 @@ def test_the_packaged_weights_fit_the_packaged_recipe(repository: Path, pocket: 
 
 def test_weights_of_other_sizes_are_refused(repository: Path, pocket: Path) -> None:
     stage = stages.read(repository / "configs" / "pocket.toml")
+    assert stage.model is not None
     other = replace(stage, model=replace(stage.model, encoder=replace(stage.model.encoder, num_layers=2)))
-    model = recipe.build(other, Tokenizer.from_file(str(pocket / "tokenizer.json")))
     with pytest.raises(UserError, match="its sizes are not the stage's"):
-        recipe.start_from(model, pocket)
+        recipe.begin(other, Tokenizer.from_file(str(pocket / "tokenizer.json")), pocket)
+
+
+def test_a_stage_without_sizes_takes_those_of_the_checkpoint(repository: Path, pocket: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    stage = replace(stages.read(repository / "configs" / "pocket.toml"), model=None)
+    assert recipe.begin(stage, tokenizer, pocket).config == checkpoint.load(pocket)[0].config
+    with pytest.raises(UserError, match="--from"):
+        recipe.begin(stage, tokenizer, None)
+    model, spec = checkpoint.load(pocket)
+    model.config = replace(model.config, family="osum")
+    checkpoint.save(tmp_path / "osum", model, spec, pocket / "tokenizer.json")
+    with pytest.raises(UserError, match="its family is 'osum'"):
+        recipe.begin(stage, tokenizer, tmp_path / "osum")

@@ -67,7 +67,7 @@ def decode(
     while active and session is not None:
         logits_BV = session.extend(embeds)
         for i, logits_V in zip(active, logits_BV, strict=True):
-            drafts[i].choose(logits_V.astype(np.float64), backend.spec.eos_id, repetition_penalty, forbid)
+            drafts[i].choose(logits_V, backend.spec.eos_id, repetition_penalty, forbid)
         rows = [row for row, i in enumerate(active) if not drafts[i].done]
         if 0 < len(rows) < len(active):
             session.keep(rows)
@@ -113,13 +113,16 @@ class _Draft:
         """Take the best token of one step."""
         if not np.isfinite(logits_V).all():
             raise FloatingPointError("the model's scores are not finite: its weights are broken, or overflow here")
-        scores_V = logits_V.copy()
-        said = list(set(self.ids))
-        scores_V[said] = np.where(scores_V[said] > 0, scores_V[said] / penalty, scores_V[said] * penalty)
-        scores_V[list(forbid)] = -np.inf
+        scores_V = logits_V
+        if penalty != 1.0 or len(forbid):
+            scores_V = logits_V.copy()
+            said = list(set(self.ids))
+            scores_V[said] = np.where(scores_V[said] > 0, scores_V[said] / penalty, scores_V[said] * penalty)
+            scores_V[list(forbid)] = -np.inf
         token = int(scores_V.argmax())
         top = logits_V.max()
-        self.logprobs.append(float(logits_V[token] - top - np.log(np.exp(logits_V - top).sum())))
+        total = np.exp(logits_V - top).sum(dtype=np.float64)  # a vocabulary of 150,000 is summed each step
+        self.logprobs.append(float(logits_V[token]) - float(top) - float(np.log(total)))
         self.ended = token == eos_id
         if not self.ended:
             self.ids.append(token)

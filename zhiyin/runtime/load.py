@@ -75,6 +75,13 @@ def load(
     return Loaded(running, _tokenizer(folder / bundle.TOKENIZER), str(folder))
 
 
+def is_to_pull(name: str) -> bool:
+    """Whether it names a model of the hub that is not here."""
+    if name == POCKET or Path(name).exists() or not known.is_name(name) or store.find(name) is not None:
+        return False
+    return name in known.known() or "/" in name
+
+
 def _find(model: str | os.PathLike[str] | None, backend: str, allow_download: bool) -> Path:
     name = POCKET if model is None else os.fspath(model)
     if name == POCKET:
@@ -91,7 +98,7 @@ def _find(model: str | os.PathLike[str] | None, backend: str, allow_download: bo
     found = store.find(name)
     if found is not None:
         return found
-    if allow_download and (name in known.known() or "/" in name) and known.is_name(name):
+    if allow_download and is_to_pull(name):
         return store.pull(name)
     near = difflib.get_close_matches(name, [POCKET], n=1)
     hint = f"(did you mean '{near[0]}'?)" if near else known.hint(name)

@@ -43,6 +43,8 @@ def losses(
         speech = model.listen(mel, frames)
         rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
         lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing, weights_V=weights_V)
+        if not model.config.ctc:
+            return Losses(lm, lm.detach(), lm.new_zeros(()))
         ctc = model.ctc_loss(speech, batch.transcripts)
     return Losses((1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc, lm.detach(), ctc.detach())
 

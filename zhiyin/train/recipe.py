@@ -21,7 +21,9 @@ from zhiyin.tasks import prompts, render, table
 from zhiyin.tasks.table import Task
 from zhiyin.train import loop, stages
 from zhiyin.train.quick import QuickEvaluation
-from zhiyin.train.stages import Stage
+from zhiyin.train.stages import ModelSection, Stage
+
+FAMILY = "zhiyin"  # whose prompts and replies training renders
 
 
 def run(
@@ -66,11 +68,10 @@ def run(
     if start is not None and not (folder / "tokenizer.json").exists():
         (folder / "tokenizer.json").write_bytes((start / "tokenizer.json").read_bytes())
     tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
-    features = cache.build(folder / "features", material.train, stage.loader.speeds)
-    dev_features = cache.build(folder / "features", material.dev, (1.0,))
-    model = build(stage, tokenizer)
-    if start is not None:
-        start_from(model, start)
+    model = begin(stage, tokenizer, start)
+    num_mels = model.config.encoder.num_mels
+    features = cache.build(folder / "features", material.train, stage.loader.speeds, num_mels=num_mels)
+    dev_features = cache.build(folder / "features", material.dev, (1.0,), num_mels=num_mels)
     report(
         f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}"
     )
@@ -95,15 +96,38 @@ def run(
     return out
 
 
-def build(stage: Stage, tokenizer: Tokenizer) -> SpeechLM:
-    """A freshly initialised model of the stage's sizes."""
-    torch.manual_seed(stage.run.seed)
-    decoder = replace(stage.model.decoder, vocab_size=tokenizer.get_vocab_size())
+def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
+    """The model a run begins with: random weights, or those of a checkpoint.
+
+    Raises:
+        UserError: neither the stage nor a checkpoint says the sizes, or the two differ.
+    """
+    if stage.model is None and start is None:
+        raise UserError("the stage has no [model]: give a checkpoint to begin with (--from), e.g. one of zhiyin init")
+    if stage.model is not None:
+        model = build(stage.model, tokenizer, stage.run.seed)
+        if start is not None:
+            start_from(model, start)
+        return model
+    assert start is not None
+    model, _ = checkpoint.load(start)
+    if model.config.family != FAMILY:
+        raise UserError(
+            f"starting from {start}: its family is '{model.config.family}'; training speaks '{FAMILY}' only:"
+            f" make it with zhiyin init --family {FAMILY}"
+        )
+    return model
+
+
+def build(sizes: ModelSection, tokenizer: Tokenizer, seed: int) -> SpeechLM:
+    """A freshly initialised model; the tokenizer says how many tokens there are."""
+    torch.manual_seed(seed)
+    decoder = replace(sizes.decoder, vocab_size=tokenizer.get_vocab_size())
     config = ModelConfig(
-        encoder=stage.model.encoder,
-        projector=stage.model.projector,
+        encoder=sizes.encoder,
+        projector=sizes.projector,
         decoder=decoder,
-        ctc=stage.model.ctc,
+        ctc=sizes.ctc,
         eos_id=tokenizer.get_vocab()[tokenizers.EOS],
     )
     model = SpeechLM(config)

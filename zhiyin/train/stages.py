@@ -77,9 +77,9 @@ class RunSection:
 class Stage:
     """One stage of training."""
 
-    model: ModelSection
     spec: SpecSection
     optimizer: OptimizerSection
+    model: ModelSection | None = None  # None: as the checkpoint the run starts from
     tokenizer: TokenizerSection = TokenizerSection()
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     mix: TaskMix = field(default_factory=TaskMix)
