@@ -40,8 +40,10 @@ def figures(rows: list[dict]) -> dict[str, float]:
 
 
 def test_word_errors_are_pooled_over_records() -> None:
-    got = figures([row("one two three", "one two three"), row("four", "five")])
-    assert got["word error rate, digit strings"] == pytest.approx(1 / 4)
+    got = figures([row("one two three", "one two three"), row("four five", "five"), row("four", "five")])
+    assert got["word error rate, digit strings"] == pytest.approx(1 / 5)
+    assert got["word error rate, single digits"] == 1.0
+    assert got["word error rate, here"] == pytest.approx(2 / 6)
 
 
 def test_a_failed_record_counts_as_wrong() -> None:
@@ -76,5 +78,5 @@ def test_word_times_are_compared_where_the_words_agree() -> None:
 
 
 def test_the_report_is_a_table() -> None:
-    text = report.markdown(score.score([row("one", "one")]))
+    text = report.markdown(score.score([row("one two", "one two")]))
     assert "| word error rate, digit strings | 0.0 % | 1 |" in text

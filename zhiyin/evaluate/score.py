@@ -43,11 +43,12 @@ def _hypothesis(row: Row) -> dict[str, Any]:
 
 def _word_errors(rows: Sequence[Row]) -> Iterable[Figure]:
     spoken = [row for row in rows if "asr" in row["tasks"] and row["reference"]["text"]]
+    digits = [row for row in spoken if is_digits(row["reference"]["text"])]
+    strings = [row for row in digits if len(words(row["reference"]["text"])) > 1]
     groups: dict[str, list[Row]] = {
-        "digit strings": [row for row in spoken if is_digits(row["reference"]["text"])],
-        "digit strings of adults": [
-            row for row in spoken if is_digits(row["reference"]["text"]) and row["slice"]["age_group"] != "child"
-        ],
+        "digit strings": strings,
+        "digit strings of adults": [row for row in strings if row["slice"]["age_group"] != "child"],
+        "single digits": [row for row in digits if row not in strings],
     }
     for row in spoken:
         groups.setdefault(row["slice"]["source"], []).append(row)

@@ -63,6 +63,8 @@ OSUM_LORA_SCALE = 32 / 8  # alpha / rank
 OSUM_PANGU_LORA_SCALE = 32 / 64
 PUBLISHED_LORA_SCALES = {OSUM.family: OSUM_LORA_SCALE, OSUM_PANGU.family: OSUM_PANGU_LORA_SCALE}
 
+_BLOCK = 2**19  # numbers of a weight that are merged at once
+
 _UNUSED = {
     "ln_speech.": "the reference never uses this norm",
     "speaker_head.": "speech tokens out, not text",
@@ -149,18 +151,39 @@ class Plan:
     lora_scale: float = 0.0
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """The state dict of ``SpeechLM(config)``.
+        """The state dict of ``SpeechLM(config)``; a tensor is good until the next one is asked for.
+
+        What has to be made is made in the same place again and again: fresh memory costs more than the arithmetic.
 
         Args:
             dtype: of the weights; position tables keep theirs. By default the tensors are those of the file, and
                 merged ones float32: rounding them back to bfloat16 moves the logits by up to 0.26.
         """
+        place = torch.empty(0, dtype=torch.uint8)
         for name, tensor in self.weights.items():
-            if name in self.lora:
-                down, up = self.lora[name]
-                tensor = tensor.to(torch.float32, copy=True).addmm_(up.float(), down.float(), alpha=self.lora_scale)
-            kept = tensor.dtype if dtype is None or name.endswith("positions") else dtype
-            yield name, tensor.to(kept)
+            kept = torch.float32 if name in self.lora else tensor.dtype
+            if dtype is not None and not name.endswith("positions"):
+                kept = dtype
+            if name not in self.lora and kept == tensor.dtype:
+                yield name, tensor
+                continue
+            num_bytes = tensor.numel() * kept.itemsize
+            if len(place) < num_bytes:
+                place = torch.empty(num_bytes, dtype=torch.uint8)
+            made = place[:num_bytes].view(kept).view(tensor.shape)
+            self._make(name, made)
+            yield name, made
+
+    def _make(self, name: str, out: Tensor) -> None:
+        """Merge and round a weight into `out`, some rows at a time, so that what is at work fits into the caches."""
+        tensor = self.weights[name]
+        if name not in self.lora:
+            out.copy_(tensor)
+            return
+        down, up = (matrix.float() for matrix in self.lora[name])
+        rows = max(1, _BLOCK // tensor.shape[1])
+        for base, part, place in zip(tensor.split(rows), up.split(rows), out.split(rows), strict=True):
+            place.copy_(torch.addmm(base.float(), part, down, alpha=self.lora_scale))
 
 
 def plan(state: Mapping[str, Tensor], facts: Facts, *, lora_scale: float | None) -> Plan:
@@ -201,7 +224,8 @@ def convert(
 ) -> tuple[dict[str, Tensor], ModelConfig, Report]:
     """The whole of `plan` at once: state dict, config and report."""
     made = plan(state, facts, lora_scale=lora_scale)
-    return dict(made.tensors()), made.config, made.report
+    weights = {name: tensor.clone() if name in made.lora else tensor for name, tensor in made.tensors()}
+    return weights, made.config, made.report
 
 
 def _named(state: Mapping[str, Tensor], report: Report, where: str) -> dict[str, str]:
