@@ -15,7 +15,6 @@ The copy is a plain one that, like a checkpoint, is complete once it lies on the
 
 import argparse
 import json
-import mmap
 import os
 import shutil
 import subprocess
@@ -134,13 +133,6 @@ def watched(job: Callable[[], None]) -> dict[str, float]:
     return {"wall_s": wall_s, "own": peak[0] - before[0], "resident": peak[1] - before[1]}
 
 
-def warm(num_bytes: int) -> None:
-    """Touch memory and give it back: in a virtual machine its first touch is the host's work, a second per gigabyte."""
-    with mmap.mmap(-1, num_bytes) as block:
-        for place in range(0, num_bytes, mmap.PAGESIZE):
-            block[place] = 1
-
-
 def copy(source: Path, out: Path) -> None:
     """Copy and have it written to the disk, as a checkpoint is."""
     shutil.copyfile(source, out)
@@ -156,7 +148,6 @@ def child(arguments: list[str]) -> None:
         make(Path(rest[0]), int(rest[1]))
         return
     if step == "copy":
-        warm(2 * Path(rest[0]).stat().st_size)
         sys.stdout.write(json.dumps(watched(lambda: copy(Path(rest[0]), Path(rest[1])))))
         return
     import torch
@@ -167,7 +158,6 @@ def child(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     if step == "convert":
         weights, out, words, facts, dtype = rest
-        warm(2 * Path(weights).stat().st_size)
         request = command.Request(Path(weights), Path(words), lora_scale=4.0, dtype=dtype, facts=Path(facts))
         sys.stdout.write(json.dumps(watched(lambda: command.convert(request, Path(out)) and None)))
     else:

@@ -7,7 +7,7 @@ Which files a checkpoint has, `files` says. Sinusoid position tables are compute
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from zhiyin.errors import UserError
 from zhiyin.model import files, shards
@@ -29,6 +30,7 @@ __all__ = [
     "TOKENIZER",
     "WEIGHTS",
     "Report",
+    "empty",
     "is_checkpoint",
     "is_finite",
     "load",
@@ -179,7 +181,7 @@ def load(
     config, spec = files.read_config(folder)
     where = f"checkpoint {folder}"
     found = shards.entries(*files.shards(folder, where), where)
-    model = _empty(config)
+    model = empty(config)
     report = Report()
     report.compare({name: entry.shape for name, entry in found.items()}, model)
     report.check(where)
@@ -197,6 +199,12 @@ def load(
     return model.to(device).eval(), spec
 
 
+def empty(config: ModelConfig) -> SpeechLM:
+    """A model without weights, on the meta device: names and shapes, and the position tables that are computed."""
+    with torch.device("meta"), _NoRandom():
+        return SpeechLM(config)
+
+
 def memory_bytes(folder: str | os.PathLike[str], *, dtype: torch.dtype) -> int:
     """Bytes that a checkpoint's weights take in `dtype`; read from the headers of its files.
 
@@ -210,6 +218,15 @@ def memory_bytes(folder: str | os.PathLike[str], *, dtype: torch.dtype) -> int:
     return sum(entry.count for entry in found.values()) * dtype.itemsize
 
 
+class _NoRandom(TorchFunctionMode):
+    """Leaves out the first random numbers of embeddings: on the meta device torch imports its compiler for them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
 def _weights_of(model: SpeechLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     trained = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
@@ -219,7 +236,7 @@ def _weights_of(model: SpeechLM, dtype: torch.dtype | None) -> Iterator[tuple[st
 def _write_weights(
     folder: Path, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int, where: str
 ) -> None:
-    model = _empty(config)
+    model = empty(config)
     expected = model.state_dict().keys()
     shapes: dict[str, tuple[int, ...]] = {}
     report = Report()
@@ -237,11 +254,6 @@ def _write_weights(
         writer.close()
     finally:
         writer.abandon()
-
-
-def _empty(config: ModelConfig) -> SpeechLM:
-    with torch.device("meta"):
-        return SpeechLM(config)
 
 
 def _whole(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from zhiyin.model.files import INDEX, shard_name
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 MAX_SHARD_BYTES = 4 * 2**30
-CHUNK_BYTES = 4 * 2**20  # checked and written at once; what fits into the caches of a core is three times as fast
+CHUNK_BYTES = 256 * 2**10  # written at once: for larger ones Linux looks for larger pages, and takes five times as long
 REOPEN_BYTES = 256 * 2**20  # a mapping is let go after as much was read from it: its pages count as ours till then
 
 _ENTRY_BYTES = 160  # more than a name's entry in the header takes besides the name: eight axes and two offsets fit

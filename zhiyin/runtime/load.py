@@ -101,8 +101,8 @@ def _find(model: str | os.PathLike[str] | None, backend: str, allow_download: bo
     if allow_download and is_to_pull(name):
         return store.pull(name)
     near = difflib.get_close_matches(name, [POCKET], n=1)
-    hint = f"(did you mean '{near[0]}'?)" if near else known.hint(name)
-    raise UserError(f"model '{name}' is not there; {wanted}" + (f" {hint}" if hint else ""))
+    hint = f"did you mean '{near[0]}'?" if near else known.hint(name)
+    raise UserError(f"model '{name}' is not there; {wanted}" + (f"; {hint}" if hint else ""))
 
 
 def _runner(folder: Path, backend: str) -> str:

@@ -202,7 +202,8 @@ class Family:
         able = [task for task in self.tasks if task in spec.tasks]
         unable = [task.id for task in asked.tasks if task.id not in able]
         if unable:
-            raise UserError(f"model '{spec.name}' cannot do {' '.join(unable)}; it can do: {' '.join(able)}")
+            can = " ".join(able) or "nothing, it is not trained"
+            raise UserError(f"model '{spec.name}' cannot do {' '.join(unable)}; it can do: {can}")
         if asked.instruction and not (spec.can_follow_instructions and self.can_follow_instructions):
             raise UserError(f"model '{spec.name}' takes no plain language; ask for tasks: {' '.join(able)}")
         if asked.template and asked.template not in self.choices:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from zhiyin.errors import UserError
-from zhiyin.model.checkpoint import Report
+from zhiyin.model.checkpoint import Report, empty
 from zhiyin.model.config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from zhiyin.model.encoder import sinusoids
 from zhiyin.model.projector import interleaved_sinusoids
-from zhiyin.model.speech_lm import SpeechLM
 
 
 @dataclass(frozen=True)
@@ -210,9 +209,7 @@ def plan(state: Mapping[str, Tensor], facts: Facts, *, lora_scale: float | None)
     _drop_aliases(state, ours, report, where)
     rows = _position_rows(ours, named, report, where)
     config = _config(ours, rows, facts, where)
-    with torch.device("meta"):
-        model = SpeechLM(config)
-    report.compare({name: tuple(tensor.shape) for name, tensor in ours.items()}, model)
+    report.compare({name: tuple(tensor.shape) for name, tensor in ours.items()}, empty(config))
     report.unexpected = [named.get(name, name) for name in report.unexpected]  # as the file calls them
     report.check(where)
     report.used = [key for key in state if key not in report.merged and key not in report.dropped]
