@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
+from zhiyin.model import files
 
 
 def train(stage: Path, pack: Path, run: Path, start: Path | None, device: str, threads: int | None) -> Path:
@@ -73,10 +74,15 @@ def evaluate(
 
 
 def _identity(folder: Path) -> str:
-    """Hash of a bundle's record, which holds the hashes of its files, or of a checkpoint's weights."""
+    """Hash of a bundle's record, which holds the hashes of its files, or of the weights of another model."""
     record = folder / "bundle.json"
-    file = record if record.exists() else folder / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    parts = [record] if record.exists() else files.shards(folder, f"model {folder}")[0]
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as file:
+            while block := file.read(2**22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _need(*packages: str, extra: str) -> None:

@@ -563,3 +563,14 @@ def test_not_finite_is_seen_anywhere(bad, dtype):
             values[place] = bad
             assert not is_finite(values)
     assert is_finite(torch.zeros(0, dtype=dtype))
+
+
+def test_a_model_without_weights_is_made_quickly():
+    """Its first random numbers would have torch import its compiler, a second or two each time a program starts."""
+    code = "import sys; from zhiyin.model import checkpoint; from zhiyin.model.config import ModelConfig\n"
+    code += "model = checkpoint.empty(ModelConfig())\n"
+    code += "assert {p.device.type for p in model.parameters()} == {'meta'}, 'weights'\n"
+    code += "assert model.encoder.positions.device.type == 'cpu' and model.encoder.positions.any(), 'positions'\n"
+    code += "assert 'torch._dynamo' not in sys.modules, 'the compiler'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

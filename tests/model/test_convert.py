@@ -316,7 +316,8 @@ def test_the_full_size_layouts_convert(shared, name, facts, scale, lora):
                 state[pattern.replace("{n}", str(number))] = torch.empty(entry["shape"])
     state = {key: tensor for key, tensor in state.items() if key not in ("embed_tokens.weight", "lm_head.weight")}
     state = {key: tensor for key, tensor in state.items() if not key.endswith("pos_enc.pe")}  # meta has no values
-    _, config, report = convert(state, facts, lora_scale=scale)
+    made = plan(state, facts, lora_scale=scale)
+    config, report = made.config, made.report
     decoder = config.decoder
     sizes = (decoder.num_layers, decoder.width, decoder.num_heads, decoder.num_kv_heads, decoder.head_width)
     assert sizes == {"osum": (28, 3584, 28, 4, 128), "pangu": (34, 4096, 32, 8, 128)}[name]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zhiyin.errors import UserError
@@ -224,7 +224,7 @@ class _NoRandom(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+        return None if func is nn.init.normal_ else func(*args, **(kwargs or {}))
 
 
 def _weights_of(model: SpeechLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
