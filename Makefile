@@ -35,11 +35,12 @@ types: $(VENV)/.test
 
 check: lint types test
 
-# Needs espeak-ng and flite for the synthetic part; about an hour on two cores.
+# Needs espeak-ng and flite for the synthetic part; about two hours on two cores.
 pocket: $(VENV)/.test
 	$(BIN)/zhiyin train configs/pocket.toml --pack $(PACK) --run runs/pocket
+	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket/checkpoint
 	mkdir -p zhiyin/pocket/checkpoint
-	cp runs/pocket/checkpoint/* zhiyin/pocket/checkpoint/
+	cp runs/pocket-voices/checkpoint/* zhiyin/pocket/checkpoint/
 	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8
 
 # Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.
