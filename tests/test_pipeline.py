@@ -1,5 +1,6 @@
 """The main job with a model without weights: what reaches it, and what becomes of what it says."""
 
+import dataclasses
 import io
 import math
 import tracemalloc
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_model import ENDLESS, FakeBackend, fake_model
-from zhiyin import Model, Segment, UserError, Word, pipeline, segments
+from zhiyin import Model, Segment, UserError, Word, pipeline, segments, write
 from zhiyin.audio import front_end
 from zhiyin.audio.decode import Chunk
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
@@ -274,6 +275,99 @@ def test_a_plain_request_to_a_model_with_a_ctc_transcript(speech: Float32) -> No
     pizza = fake_model("<none>", ["pizza"], ctc=["four one"]).understand(speech, instruction="pizza")
     assert (pizza.tasks, pizza.text) == ((), "")
     assert "fits no task" in pizza.notes[0]
+
+
+@pytest.fixture
+def timed_model(monkeypatch: pytest.MonkeyPatch):
+    """A CTC head with a frame every 40 ms over two windows of 2 s; in each two words sound, after 0.2 and 0.9 s.
+
+    The head says the words in one frame each, the first before it sounds; `frames` is what it counts.
+    """
+
+    def make(said: str = "<sgc><male>", frames: int = 50, **options) -> Model:
+        samples_T = np.zeros(2 * SAMPLE_RATE_HZ, np.float32)
+        for start_s, end_s in ((0.2, 0.7), (0.9, 1.5)):
+            at = slice(round(start_s * SAMPLE_RATE_HZ), round(end_s * SAMPLE_RATE_HZ))
+            samples_T[at] = noise(end_s - start_s)
+        windows = [Window(at_s, samples_T, (Span(at_s + 0.15, at_s + 1.6),)) for at_s in (1.5, 10.0)]
+        monkeypatch.setattr(pipeline, "cut", lambda blocks, **_: iter(windows if sum(map(len, blocks)) else ()))
+        texts = ["turn left", "go home"]
+        model = fake_model(said, ["who"], ctc=texts, **options)
+        running = backend(model)
+        running.spec = dataclasses.replace(running.spec, time_step_s=0.04)
+
+        def ctc(window: int) -> Float32:
+            logits_TV = np.zeros((frames, running.words.get_vocab_size()), np.float32)
+            logits_TV[:, 0] = 9.0
+            for frame, word in zip((1, 26), texts[window % 2].split(), strict=True):
+                logits_TV[frame, running.words.token_to_id(word)] = 20.0
+            return logits_TV
+
+        monkeypatch.setattr(running, "_ctc", ctc)
+        return model
+
+    return make
+
+
+def test_word_times_from_the_ctc_head(timed_model) -> None:
+    model = timed_model()
+    result = model.understand(noise(13), "srwt")
+    first, second = result.segments
+    words = [(word.text, word.start_s, word.end_s, word.source) for word in (*first.words, *second.words)]
+    assert words == [
+        ("turn", pytest.approx(1.7, abs=0.011), pytest.approx(2.2, abs=0.011), "ctc"),
+        ("left", pytest.approx(2.4, abs=0.011), pytest.approx(3.0, abs=0.011), "ctc"),
+        ("go", pytest.approx(10.2, abs=0.011), pytest.approx(10.7, abs=0.011), "ctc"),
+        ("home", pytest.approx(10.9, abs=0.011), pytest.approx(11.5, abs=0.011), "ctc"),
+    ]
+    assert (result.text, result.tasks, backend(model).prompts) == ("turn left go home", ("srwt",), [])
+
+
+def test_word_times_beside_other_tasks(timed_model) -> None:
+    model = timed_model("<male>")
+    result = model.understand(noise(13), "asr,srwt,sgc")
+    assert backend(model).prompts == ["<sgc>", "<sgc>"]
+    assert (result.text, result.labels) == ("turn left go home", {"sgc": "male"})
+    assert all(segment.words for segment in result.segments)
+
+
+def test_no_times_are_invented_where_only_words_were_asked(timed_model) -> None:
+    result = timed_model().understand(noise(13), "asr")
+    assert result.text == "turn left go home" and not any(segment.words for segment in result.segments)
+    clocks = [line for line in write.srt(result).split("\n") if "-->" in line]
+    assert clocks == ["00:00:01,650 --> 00:00:03,100", "00:00:10,150 --> 00:00:11,600"]  # those of the speech detector
+
+
+def test_cues_of_words_with_times(timed_model) -> None:
+    result = timed_model().understand(noise(13), "srwt")
+    clocks = [line for line in write.srt(result).split("\n") if "-->" in line]
+    spoken = [(segment.words[0].start_s, segment.words[-1].end_s) for segment in result.segments]
+    assert clocks == [f"00:00:{a:06.3f} --> 00:00:{b:06.3f}".replace(".", ",") for a, b in spoken]
+
+
+def test_uncertain_words_have_no_times(timed_model) -> None:
+    model = timed_model(min_confidence=0.999)
+    assert model.understand(noise(13), "srwt").segments[0].words
+    model = timed_model(min_confidence=0.9999999)
+    segment = model.understand(noise(13), "srwt").segments[0]
+    assert (segment.text, segment.words, segment.guards) == ("", (), ("uncertain text cut",))
+
+
+def test_word_times_for_a_request_in_plain_language(timed_model) -> None:
+    result = timed_model("<srwt><0.00>one", can_follow_instructions=True).understand(noise(13), instruction="who")
+    assert [word.source for segment in result.segments for word in segment.words] == ["ctc"] * 4
+    assert result.tasks == ("srwt",)
+
+
+def test_a_ctc_head_of_another_rate_is_refused(timed_model) -> None:
+    message = "CTC head of model 'fake' has 60 frames for 2.00 s, which is no frame every 0.04 s, .* export it again"
+    with pytest.raises(UserError, match=message):
+        timed_model(frames=60).understand(noise(13), "srwt")
+
+
+def test_word_times_are_refused_where_the_model_does_not_offer_them(timed_model) -> None:
+    with pytest.raises(UserError, match="model 'fake' cannot do srwt; it can do: asr"):
+        timed_model(tasks=("asr", "sgc")).understand(noise(13), "srwt")
 
 
 def test_requests_understood_differently_are_pointed_out(cut_into) -> None:

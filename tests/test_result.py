@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin import write
-from zhiyin.result import Result, Segment, Turn, Word
+from zhiyin.result import Result, Rewrite, Segment, Turn, Word
 
 RESULT = Result(
     source="a.wav",
@@ -43,14 +43,14 @@ def test_txt_of_nothing_is_empty() -> None:
 
 def test_srt_times_and_cues() -> None:
     assert write.srt(RESULT) == (
-        "1\n00:00:01,230 --> 00:00:02,000\nturn left [male]\n\n"
+        "1\n00:00:01,230 --> 00:00:02,064\nturn left [male]\n\n"
         "2\n01:02:03,000 --> 01:02:05,500\ngo [female, happy]\nfour\n左转\n"
     )
 
 
 def test_vtt_times_and_cues() -> None:
     assert write.vtt(RESULT) == (
-        "WEBVTT\n\n00:00:01.230 --> 00:00:02.000\nturn left [male]\n\n"
+        "WEBVTT\n\n00:00:01.230 --> 00:00:02.064\nturn left [male]\n\n"
         "01:02:03.000 --> 01:02:05.500\ngo [female, happy]\nfour\n左转\n"
     )
 
@@ -81,6 +81,24 @@ def test_turns_have_lines_of_their_own() -> None:
     assert "Speaker 1: how are you Speaker 2: fine\t" in write.tsv(TALK)
 
 
+def test_what_people_read_is_in_written_form_where_there_is_one() -> None:
+    said = "they paid twenty dollars"
+    segment = Segment(0.0, 2.0, said, written="they paid $20", written_spans=(Rewrite(10, 24, 10, 13),))
+    result = Result("a.wav", 2.0, ("asr",), text=said, segments=(segment,), written="they paid $20")
+    assert write.txt(result) == "they paid $20\n"
+    assert write.srt(result) == "1\n00:00:00,000 --> 00:00:02,000\nthey paid $20\n"
+    assert "they paid $20\n" in write.vtt(result)
+    assert said in write.tsv(result) and "$20" not in write.tsv(result)
+    record = json.loads(write.to_json(result))
+    assert (record["text"], record["written"]) == (said, "they paid $20")
+    assert (record["segments"][0]["text"], record["segments"][0]["written"]) == (said, "they paid $20")
+    span = {"spoken_start": 10, "spoken_end": 24, "written_start": 10, "written_end": 13}
+    assert record["segments"][0]["written_spans"] == [span]
+    turns = (Turn("Speaker 1", said, "they paid $20"), Turn("", "no", ""))
+    talk = dataclasses.replace(result, segments=(dataclasses.replace(segment, turns=turns),))
+    assert write.txt(talk) == "Speaker 1: they paid $20\nno\n"
+
+
 def test_tsv_rows() -> None:
     rows = list(csv.DictReader(io.StringIO(write.tsv(RESULT)), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert [row["start_ms"] for row in rows] == ["1230", "2500", "3723000"]
@@ -109,7 +127,13 @@ def test_every_field_is_documented() -> None:
     example = json.loads(re.search(r"```json\n(.*?)```", document, re.S).group(1))  # type: ignore[union-attr]
     assert list(example) == [field.name for field in dataclasses.fields(Result)]
     assert list(example["segments"][0]) == [field.name for field in dataclasses.fields(Segment)]
-    for title, kind in (("The recording", Result), ("A segment", Segment), ("A turn", Turn), ("A word", Word)):
+    for title, kind in (
+        ("The recording", Result),
+        ("A segment", Segment),
+        ("A turn", Turn),
+        ("A word", Word),
+        ("A rewrite", Rewrite),
+    ):
         section = next(text for text in sections if text.startswith(title))
         missing = [field.name for field in dataclasses.fields(kind) if f"`{field.name}`" not in section]
         assert not missing, f"docs/result.md, {title}: {missing}"

@@ -1,10 +1,10 @@
-"""Turns after a cut: what a guard or a merge leaves of a text is left of its turns."""
+"""Turns after a cut: what a guard or a merge leaves of a text is left of its turns. And segments in written form."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.result import Turn
-from zhiyin.segments import cut_turns
+from zhiyin.result import Rewrite, Segment, Turn, Word
+from zhiyin.segments import cut_turns, with_written
 from zhiyin.tasks.parse import join_words
 
 _WORDS = st.lists(st.sampled_from(["a", "ab", "b", "好", "天", "c,"]), min_size=1, max_size=5)
@@ -35,3 +35,28 @@ def test_a_beginning_is_cut_off_the_first_turns() -> None:
     assert cut_turns(turns, "b c", from_end=False) == (Turn("Speaker 1", "b c"),)
     assert cut_turns(turns, "b c b c d") == turns
     assert cut_turns((), "b") == ()
+
+
+WORDS = (Word("they", 0.0, 0.5), Word("paid", 0.5, 0.9))
+
+
+def test_both_forms_and_the_map_between_them() -> None:
+    segment = with_written(Segment(0.0, 2.0, "they paid twenty five dollars today", WORDS))
+    assert segment.text == "they paid twenty five dollars today"
+    assert segment.written == "they paid $25 today"
+    assert segment.written_spans == (Rewrite(10, 29, 10, 13),)
+    assert segment.words == WORDS, "times are those of the words as spoken"
+    assert with_written(Segment(0.0, 1.0)).written == ""
+    assert with_written(Segment(0.0, 1.0, "go left")).written == "go left", "shows that it was asked"
+
+
+def test_a_language_without_rules_is_left_alone() -> None:
+    assert with_written(Segment(0.0, 1.0, "三十二", language="ja")).written == "三十二"
+    assert with_written(Segment(0.0, 1.0, "三十二", language="zh-CN")).written == "32"
+    assert with_written(Segment(0.0, 1.0, "三十二", language="Chinese")).written == "32"
+
+
+def test_turns_have_their_written_form() -> None:
+    turns = (Turn("Speaker 1", "twenty five"), Turn("Speaker 2", "thirty"))
+    segment = with_written(Segment(0.0, 1.0, "twenty five thirty", turns=turns))
+    assert [turn.written for turn in segment.turns] == ["25", "30"]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import groupby, islice
 
 from zhiyin.ask import family_of, fit, request
-from zhiyin.audio import front_end
+from zhiyin.audio import front_end, pauses
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.io import Recording, Source, open_recording
@@ -30,10 +30,13 @@ from zhiyin.segments import NOT_SPEECH, Heard, make, merge, rounded
 from zhiyin.tasks import table
 from zhiyin.tasks.families import Asked, Told
 from zhiyin.tasks.parse import Parsed, join_words
+from zhiyin.tasks.render import TimedWord
+from zhiyin.text import align
 
 WINDOWS_PER_BATCH = 8  # enough to keep a device busy, few enough that results come early and memory stays small
 UNFINISHED = "reply cut at the token limit"
 UNCERTAIN = "uncertain text cut"
+SPOKEN = ("text", "words")  # kinds of tasks that a CTC head answers: the transcript, and its words with times
 
 
 def understand(
@@ -158,13 +161,15 @@ def _hear(windows: Iterator[Window], asked: Asked, model: Loaded) -> Iterator[He
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
         features = [front_end.compute(spec.front_end, window.samples_T, num_mels=spec.num_mels) for window in batch]
         encoded = model.backend.encode(features)
-        seconds = [window.end_s - window.start_s for window in batch]
         if spec.ctc_transcript:
-            answers = _draft_and_ask(encoded, asked, seconds, model)
+            answers = _draft_and_ask(batch, encoded, asked, model)
         else:
-            answers = _ask(encoded, [asked] * len(batch), seconds, model)
+            answers = _ask(encoded, [asked] * len(batch), [_seconds(window) for window in batch], model)
         for window, (parsed, flags) in zip(batch, answers, strict=True):
-            yield Heard(window, make(window, parsed, flags))
+            segment = make(window, parsed, flags)
+            if spec.ctc_transcript:
+                segment = replace(segment, words=tuple(replace(word, source="ctc") for word in segment.words))
+            yield Heard(window, segment)
 
 
 def _ask(encoded: Sequence[Encoded], wanted: Sequence[Asked], seconds: Sequence[float], model: Loaded) -> list[_Answer]:
@@ -186,14 +191,15 @@ def _ask(encoded: Sequence[Encoded], wanted: Sequence[Asked], seconds: Sequence[
     ]
 
 
-def _draft_and_ask(encoded: Sequence[Encoded], asked: Asked, seconds: Sequence[float], model: Loaded) -> list[_Answer]:
-    """The transcript from the CTC head, where one is asked; the rest from the decoder.
+def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked: Asked, model: Loaded) -> list[_Answer]:
+    """The transcript and its times from the CTC head, where they are asked; the rest from the decoder.
 
     What an instruction wants is read from the tags of the decoder's reply to it, window by window.
     """
+    seconds = [_seconds(window) for window in windows]
     understood = _ask(encoded, [asked] * len(encoded), seconds, model) if asked.instruction else []
     wanted = [parsed.tasks for parsed, _ in understood] or [asked.tasks] * len(encoded)
-    rests = [tuple(task for task in tasks if task.kind != "text") for tasks in wanted]
+    rests = [tuple(task for task in tasks if task.kind not in SPOKEN) for tasks in wanted]
     rows = [i for i, rest in enumerate(rests) if rest]
     open_questions = [replace(asked, instruction="", tasks=rests[i]) for i in rows]
     replies = _ask([encoded[i] for i in rows], open_questions, [seconds[i] for i in rows], model)
@@ -206,10 +212,36 @@ def _draft_and_ask(encoded: Sequence[Encoded], asked: Asked, seconds: Sequence[f
         elif len(rests[i]) < len(tasks):
             ids, confidence = ctc_greedy(encoded[i].ctc_TV)
             is_sure = confidence >= model.backend.spec.min_confidence
-            parsed = replace(parsed, tasks=tasks, text=_text(ids, model) if is_sure else "")
+            wants_times = is_sure and any(task.kind == "words" for task in tasks)
+            words = _words(ids, encoded[i], windows[i], model) if wants_times else ()
+            parsed = replace(parsed, tasks=tasks, text=_text(ids, model) if is_sure else "", words=words)
             flags = flags if is_sure else (*flags, UNCERTAIN)
         out.append((parsed, flags))
     return out
+
+
+def _words(ids: Sequence[int], encoded: Encoded, window: Window, model: Loaded) -> tuple[TimedWord, ...]:
+    """The words that tokens of the CTC head spell, with times in the window."""
+    spec, duration_s = model.backend.spec, _seconds(window)
+    assert encoded.ctc_TV is not None  # the tokens came from it
+    frames = len(encoded.ctc_TV)
+    if abs(frames - duration_s / spec.time_step_s) > 2:  # the last frame may be begun, and the features' last one too
+        raise UserError(
+            f"word times: the CTC head of model '{spec.name}' has {frames} frames for {duration_s:.2f} s, which is no "
+            f"frame every {spec.time_step_s} s, the model's time_step_s; export it again with a step that fits"
+        )
+    return align.words(
+        ids,
+        align.align(encoded.ctc_TV, ids),
+        lambda some: model.tokenizer.decode(some, skip_special_tokens=True),
+        frame_s=spec.time_step_s,
+        duration_s=duration_s,
+        pauses=pauses.find(window.samples_T),
+    )
+
+
+def _seconds(window: Window) -> float:
+    return window.end_s - window.start_s
 
 
 def _prompt(told: Told, encoded: Encoded, model: Loaded) -> Prompt:

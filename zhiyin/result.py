@@ -17,10 +17,24 @@ class Word:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker said without a break; `speaker` is a name within its segment, or empty where none was given."""
+    """What one speaker said without a break; `speaker` is a name within its segment, or empty where none was given.
+
+    `written` is `text` with its numbers in written form, where that was asked.
+    """
 
     speaker: str
     text: str
+    written: str = ""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A piece of a text that is written otherwise than it was spoken, as ranges of characters; the ends are outside."""
+
+    spoken_start: int
+    spoken_end: int
+    written_start: int
+    written_end: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,8 @@ class Segment:
     `guards` names what a guard did to the text (e.g. ``repetition cut``).
     `turns` divides `text` by speakers, where they were asked.
     `language` is what the model says it heard, where it says so.
+    `written` is `text` with its numbers in written form, where that was asked; `written_spans` say which pieces of
+    `text` became which pieces of `written`. Words keep what was spoken.
     """
 
     start_s: float
@@ -45,6 +61,8 @@ class Segment:
     guards: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
     language: str = ""
+    written: str = ""
+    written_spans: tuple[Rewrite, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ class Result:
         precision: of the weights, e.g. ``float32``.
         processing_s: wall time spent on this recording.
         notes: anything the user should know (a cut, a clipped channel, an unreadable tail).
+        written: `text` with numbers in written form, where that was asked; segments map one to the other.
     """
 
     source: str
@@ -92,6 +111,7 @@ class Result:
     precision: str = ""
     processing_s: float = 0.0
     notes: tuple[str, ...] = ()
+    written: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""

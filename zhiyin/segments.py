@@ -8,6 +8,7 @@ from zhiyin.audio.vad import Span
 from zhiyin.audio.windows import Window
 from zhiyin.result import Segment, Turn, Word
 from zhiyin.tasks.parse import Parsed, join_words
+from zhiyin.text import itn
 from zhiyin.text.guard import guard_pieces, guard_text
 
 NOT_SPEECH = "text without speech cut"
@@ -130,6 +131,19 @@ def cut_turns(turns: Sequence[Turn], text: str, *, from_end: bool = False) -> tu
                 at += 1
         kept.append(Turn(turn.speaker, " ".join("".join(chars[::step]).split())))
     return tuple(turn for turn in kept[::step] if turn.text)
+
+
+def with_written(segment: Segment) -> Segment:
+    """The segment with its transcript in written form beside the spoken one; words, their times and `text` stay.
+
+    Call it when the segment is final: a merge changes `text`. The rules are chosen by script; where the model says that
+    it heard a language without rules, the text stays as it is.
+    """
+    code = segment.language.lower().split("-")[0]
+    language = code if len(code) in (2, 3) and code not in ("zh", "yue", "en") else None
+    done = itn.write(segment.text, language)
+    turns = tuple(replace(turn, written=itn.write(turn.text, language).text) for turn in segment.turns)
+    return replace(segment, written=done.text, written_spans=done.spans, turns=turns)
 
 
 def rounded(seconds: float) -> float:

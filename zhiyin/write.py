@@ -1,13 +1,19 @@
-"""A result as the text of a file: txt for people, json with everything, srt and vtt subtitles, tsv for tables."""
+"""A result as the text of a file: txt for people, json with everything, srt and vtt subtitles, tsv for tables.
+
+Texts to be read (txt, srt, vtt) show the written form where the result has one; tsv keeps the words as spoken.
+"""
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from zhiyin.result import Result, Segment
+from zhiyin.subtitles import Cue, Shown, cues, timed
 from zhiyin.tasks.table import TASKS
 
 _TITLES = {task.id: task.title for task in TASKS}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def txt(result: Result) -> str:
@@ -16,9 +22,9 @@ def txt(result: Result) -> str:
     Where speakers were asked, the transcript has a line for each turn.
     """
     if any(segment.turns for segment in result.segments):
-        lines = [line for segment in result.segments for line in _spoken(segment)]
+        lines = [line for segment in result.segments for line in _shown(segment)]
     else:
-        lines = [_line(result.text)] if result.text else []
+        lines = [_line(result.written or result.text)] if result.text else []
     lines += [f"{_TITLES.get(task, task)}: {_line(label)}" for task, label in result.labels.items()]
     lines += [f"answer: {_line(result.answer)}"] if result.answer else []
     lines += [f"translation: {_line(result.translation)}"] if result.translation else []
@@ -37,21 +43,21 @@ def json_line(result: Result) -> str:
 
 
 def srt(result: Result) -> str:
-    """SubRip subtitles, one cue per segment that says anything."""
-    cues = []
-    for number, (segment, lines) in enumerate(_cues(result), 1):
-        body = "\n".join(line.replace("-->", "→") for line in lines)
-        cues.append(f"{number}\n{_times(segment, ',')}\n{body}\n")
-    return "\n".join(cues)
+    """SubRip subtitles; where words have times, cues by the rules of `subtitles`, otherwise one cue per segment."""
+    blocks = []
+    for number, cue in enumerate(_cues(result), 1):
+        body = "\n".join(line.replace("-->", "→") for line in cue.lines)
+        blocks.append(f"{number}\n{_times(cue, ',')}\n{body}\n")
+    return "\n".join(blocks)
 
 
 def vtt(result: Result) -> str:
-    """WebVTT subtitles, one cue per segment that says anything."""
-    cues = ["WEBVTT\n"]
-    for segment, lines in _cues(result):
-        body = "\n".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines)
-        cues.append(f"{_times(segment, '.')}\n{body}\n")
-    return "\n".join(cues)
+    """WebVTT subtitles, the same cues as `srt`."""
+    blocks = ["WEBVTT\n"]
+    for cue in _cues(result):
+        body = "\n".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in cue.lines)
+        blocks.append(f"{_times(cue, '.')}\n{body}\n")
+    return "\n".join(blocks)
 
 
 def tsv(result: Result) -> str:
@@ -67,16 +73,18 @@ def tsv(result: Result) -> str:
 FORMATS: dict[str, Callable[[Result], str]] = {"txt": txt, "json": to_json, "srt": srt, "vtt": vtt, "tsv": tsv}
 
 
-def _cues(result: Result) -> list[tuple[Segment, list[str]]]:
-    """Segments with the lines to be shown: transcript and labels in brackets, answer, translation."""
-    cues = []
+def _cues(result: Result) -> list[Cue]:
+    """Transcript and labels in brackets, answer, translation; an answer or translation is of the segment as a whole."""
+    shown = []
     for segment in result.segments:
         labels = f"[{', '.join(segment.labels.values())}]" if segment.labels else ""
-        *turns, last = _spoken(segment) or [""]
+        *turns, last = _shown(segment) or [""]
         lines = [*turns, *(_line(text) for text in (f"{last} {labels}", segment.answer, segment.translation))]
-        if any(lines):
-            cues.append((segment, [line for line in lines if line]))
-    return cues
+        is_whole = segment.turns or segment.answer or segment.translation
+        pieces = () if is_whole else timed(segment)
+        words = tuple(replace(word, text=_CONTROL.sub(" ", word.text)) for word in pieces)
+        shown.append(Shown(segment.start_s, segment.end_s, tuple(line for line in lines if line), words, _line(labels)))
+    return cues(shown, duration_s=result.duration_s)
 
 
 def _spoken(segment: Segment) -> list[str]:
@@ -86,9 +94,15 @@ def _spoken(segment: Segment) -> list[str]:
     return [_line(segment.text)] if segment.text else []
 
 
-def _times(segment: Segment, point: str) -> str:
-    start_ms = _ms(segment.start_s)
-    end_ms = max(_ms(segment.end_s), start_ms + 1)  # players drop cues that end when they begin
+def _shown(segment: Segment) -> list[str]:
+    """As `_spoken`, in written form where there is one."""
+    turns = tuple(replace(turn, text=turn.written or turn.text) for turn in segment.turns)
+    return _spoken(replace(segment, text=segment.written or segment.text, turns=turns))
+
+
+def _times(cue: Cue, point: str) -> str:
+    start_ms = _ms(cue.start_s)
+    end_ms = max(_ms(cue.end_s), start_ms + 1)  # players drop cues that end when they begin
     return f"{_clock(start_ms, point)} --> {_clock(end_ms, point)}"
 
 
@@ -102,4 +116,4 @@ def _ms(seconds: float) -> int:
 
 def _line(text: str) -> str:
     """One line whatever the model said: no line breaks, tabs or terminal control codes."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split())
+    return " ".join(_CONTROL.sub(" ", text).split())
