@@ -19,9 +19,7 @@ from zhiyin.audio.vad import Detector, Span, spans
 SILENCE_PEAK = 10 ** (-70 / 20)
 
 JOIN_GAP_S = 0.6  # pauses inside a sentence are shorter, those between sentences longer
-CONTEXT_S = (
-    0.3  # audio kept around speech: its edges are weaker than the detector hears, and models learn whole recordings
-)
+CONTEXT_S = 0.3  # audio kept around speech: its edges are weak, and models learn whole recordings
 OVERLAP_S = 1.0  # longer than nearly every word, so a word broken by one window is whole in the other
 _PAUSE_S = 0.15  # a closure inside a word is shorter
 _PAUSE_DB = -26.0  # against the loud part of the window; the pauses of read sentences lie 30 to 50 dB down
