@@ -79,7 +79,8 @@ class OnnxBackend:
 
     def _open(self, folder: Path, threads: int) -> None:
         self.encoder, self.prefill, self.step = (
-            _session(folder / name, self.device, threads) for name in (bundle.ENCODER, bundle.PREFILL, bundle.STEP)
+            _session(folder / name, self.device, threads, pack=name != bundle.STEP)
+            for name in (bundle.ENCODER, bundle.PREFILL, bundle.STEP)
         )
 
 
@@ -114,11 +115,13 @@ class _NotOpened(UserError):
     """A graph did not open on a device that onnxruntime lists."""
 
 
-def _session(path: Path, device: Device, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: Device, threads: int, *, pack: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # threads that spin while waiting took four times the CPU time, and three times the wall time on a busy machine
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not pack:  # one token at a time gains nothing from packed weights, and the copy made loading 1.5 times the file
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = _ERRORS_ONLY
     wanted = provider(device)
     try:
