@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhiyin.runtime import bundle
+from zhiyin.errors import UserError
+from zhiyin.runtime import bundle, device
 from zhiyin.runtime.generate import decode
+from zhiyin.runtime.onnx import OnnxBackend
 
 NEAR = 1e-4
 FRAMES = (1, 37, 300, 150)
@@ -116,3 +118,9 @@ def test_greedy_replies_are_those_of_the_whole_sequence(tiny, name, monkeypatch)
     ):
         assert [(reply.ids, reply.ended) for reply in replies] == [(reply.ids, reply.ended) for reply in expected]
         np.testing.assert_allclose([r.mean_logprob for r in replies], [r.mean_logprob for r in expected], atol=NEAR)
+
+
+def test_a_bundle_too_large_for_the_memory_is_refused_unopened(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "free_bytes", lambda place: 1000)
+    with pytest.raises(UserError, match=r"bundle .* needs .*GB on cpu, where .* are free"):
+        OnnxBackend(tiny.bundle)

@@ -15,13 +15,14 @@ import onnxruntime
 from zhiyin.errors import UserError
 from zhiyin.runtime import bundle
 from zhiyin.runtime.base import Device, Encoded, Float32, Int64, ModelSpec
-from zhiyin.runtime.device import choose, of_providers, provider
+from zhiyin.runtime.device import check_memory, choose, of_providers, provider
 from zhiyin.runtime.session import CachedSession
 
 ENGINE = "onnxruntime"
 MAX_DEFAULT_THREADS = 4  # small graphs gain nothing from more, and lose on machines with many cores
 MAX_SINGLE_STEPS = 4  # up to here single steps are faster: a call of 64 tokens costs about as much as six of one
 _ERRORS_ONLY = 3
+_GROWTH = {"float32": 1, "float16": 2, "int8": 4}  # stored weights become float32 in memory
 
 
 class OnnxBackend:
@@ -38,9 +39,11 @@ class OnnxBackend:
             threads: of each graph; by default the cores this process may use, at most four.
 
         Raises:
-            UserError: no whole bundle, or the device is not there or does not open.
+            UserError: no whole bundle, too large for the memory, or the device is not there or does not open.
         """
         self.spec: ModelSpec = bundle.read(folder)
+        stored_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        check_memory(stored_bytes * _GROWTH.get(self.spec.precision, 1), "cpu", f"bundle {folder}")
         found = of_providers(onnxruntime.get_available_providers())
         self.device = choose(device, found, engine=ENGINE)
         threads = threads or min(MAX_DEFAULT_THREADS, _cores())
