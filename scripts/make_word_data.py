@@ -71,9 +71,9 @@ def common_en(folder: Path) -> str:
 def main(folder: Path) -> None:
     """Write the three files; each begins with where it comes from."""
     sources = {
-        "pinyin.txt": (pinyin, "Unicode Unihan database, kTGHZ2013 and kMandarin; see LICENCES.md"),
-        "common_zh.txt": (common_zh, f"the {ZH_WORDS} most frequent words of jieba's dictionary; see LICENCES.md"),
-        "common_en.txt": (common_en, "SCOWL, english-words sizes 10 and 20; see LICENCES.md"),
+        "pinyin.txt": (pinyin, "Unicode Unihan database, kTGHZ2013 and kMandarin"),
+        "common_zh.txt": (common_zh, f"the {ZH_WORDS} most frequent words of jieba's dictionary"),
+        "common_en.txt": (common_en, "SCOWL, english-words sizes 10 and 20"),
     }
     for name, (make, source) in sources.items():
         (DATA / name).write_text(f"# {source}\n{make(folder)}", encoding="utf-8")

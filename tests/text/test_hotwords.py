@@ -13,6 +13,10 @@ from zhiyin.text.hotword_list import read
 from zhiyin.text.hotword_search import common, en_score, index, zh_score
 from zhiyin.text.hotwords import correct, correct_segment, likely, move_times
 
+if not (phonetics.DATA / "pinyin.txt").exists():
+    reason = "the word tables are not made: scripts/make_word_data.py"
+    pytest.skip(reason, allow_module_level=True)
+
 NAMES = [
     "知音",
     "张晓明",

@@ -65,7 +65,7 @@ class Found:
 @cache
 def common(language: str) -> frozenset[str]:
     """Common words of `zh` (two characters and more) or `en`, in lower case."""
-    lines = (phonetics.DATA / f"common_{language}.txt").read_text(encoding="utf-8").splitlines()
+    lines = phonetics.lines(f"common_{language}.txt")
     return frozenset(line for line in lines if not line.startswith("#"))
 
 

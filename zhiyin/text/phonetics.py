@@ -13,7 +13,24 @@ from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
+from zhiyin.errors import UserError
+
 DATA = Path(__file__).parent / "data"
+
+
+def lines(name: str) -> list[str]:
+    """Lines of a word table.
+
+    Raises:
+        UserError: the table is not there; it is other people's work and no part of this repository.
+    """
+    try:
+        return (DATA / name).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"hotwords: the word table {DATA / name} is not there; make it with scripts/make_word_data.py"
+        ) from error
+
 
 Syllable = tuple[str, str, int]  # initial, final, tone 1 to 5
 
@@ -53,7 +70,7 @@ _RELATED_FINALS = {
 @cache
 def _readings() -> dict[str, tuple[Syllable, ...]]:
     table: dict[str, list[Syllable]] = {}
-    for line in (DATA / "pinyin.txt").read_text(encoding="utf-8").splitlines():
+    for line in lines("pinyin.txt"):
         if not line.startswith("#"):
             reading, _, chars = line.partition(" ")
             for char in chars:
