@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zhiyin.data.synth import DIGITS
+from zhiyin.evaluate import times
 from zhiyin.text.score import edits, words
 
 Row = dict[str, Any]
@@ -98,16 +99,10 @@ def _free_text(rows: Sequence[Row]) -> Iterable[Figure]:
 
 
 def _times(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Average shift of word boundaries over words recognised in the right place.
-
-    The accumulated averaging shift (AAS) of Shi et al. 2022, over both boundaries of each matched word.
-    """
+    """Shift of word boundaries where all words were heard right; see `evaluate.times`."""
     for source in sorted({row["slice"]["source"] for row in rows if "srwt" in row["tasks"]}):
         group = [row for row in rows if "srwt" in row["tasks"] and row["slice"]["source"] == source]
-        shifts = []
-        for row in group:
-            said, heard = row["reference"]["words"], _hypothesis(row)["words"]
-            if [w["text"] for w in said] == [w["text"] for w in heard]:
-                shifts += [abs(a[k] - b[k]) for a, b in zip(said, heard, strict=True) for k in ("start_s", "end_s")]
-        if shifts:
-            yield Figure(f"word times, average shift in ms, {source}", 1000 * sum(shifts) / len(shifts), len(group))
+        found = [times.shifts(row["reference"]["words"], _hypothesis(row)["words"]) for row in group]
+        values = [shift for one in found for shift in one or ()]
+        if values:
+            yield Figure(f"word times, average shift in ms, {source}", 1000 * times.average_shift_s(values), len(group))
