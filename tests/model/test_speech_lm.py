@@ -3,13 +3,15 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zhiyin.model.speech_lm import IGNORE, Row, Speech, SpeechLM
+from zhiyin.model.projector import Voice
+from zhiyin.model.speech_lm import IGNORE, Row, SpeechLM
 
 
 def test_rows_read_before_begin_speech_end_after_target(tiny):
@@ -86,19 +88,20 @@ def test_ctc_loss_against_brute_force(targets, lengths):
     torch.nn.Module.__init__(lm)
     lm.ctc = Flat()
     frames = torch.randn(len(targets), 5, 3)
-    speech = Speech(frames, torch.tensor(lengths[: len(targets)]), frames, torch.tensor(lengths[: len(targets)]))
     rows = list(zip(frames, lengths, targets, strict=False))
     terms = [brute_force_ctc(logits[:length], target) for logits, length, target in rows if target is not None]
     tokens = sum(max(1, len(target)) for target in targets if target is not None)  # silence counts as one
     expected = sum(term for term in terms if math.isfinite(term)) / tokens if tokens else 0.0
-    assert float(lm.ctc_loss(speech, targets)) == pytest.approx(expected, abs=1e-4)
+    assert float(lm.ctc_loss(frames, torch.tensor(lengths[: len(targets)]), targets)) == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_every_weight_gets_a_finite_gradient(tiny):
     with torch.enable_grad():
         speech = tiny.train().listen(torch.randn(2, 8, 40), torch.tensor([40, 23]))
         loss, _ = tiny.loss(tiny.assemble(speech, [Row([5], [], [8, 3]), Row([6], [], [9, 3])]))
-        (loss + tiny.ctc_loss(speech, [[8], [9]])).backward()
+        (loss + tiny.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, [[8], [9]])).backward()
     for name, parameter in tiny.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
@@ -110,4 +113,28 @@ def test_padding_does_not_move_the_loss(tiny):
     assert float(tiny.loss(tiny.assemble(alone, rows))[0]) == pytest.approx(
         float(tiny.loss(tiny.assemble(padded, rows))[0]), abs=1e-5
     )
-    assert float(tiny.ctc_loss(alone, [[8]])) == pytest.approx(float(tiny.ctc_loss(padded, [[8]])), abs=1e-5)
+    losses = [float(tiny.ctc_loss(x.encoded_BTE, x.encoded_lengths_B, [[8]])) for x in (alone, padded)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames():
+    torch.manual_seed(0)
+    mel = torch.rand(2, 8, 30) * 0.5
+    mel[0, :, 10:20] -= 2.0  # a pause in the middle
+    lengths = torch.tensor([30, 17])
+    voice = Voice(6, 12)
+    seen = voice(mel, lengths)[:, 0]
+    for row in range(2):
+        low = mel[row, :6, : lengths[row]].numpy().astype(np.float64)
+        level = low.mean(0)
+        loud = low[:, level > level.max() - 0.8]
+        assert loud.shape[1] == (20, 17)[row]
+        mean = loud.mean(1)
+        pooled = 4 * np.concatenate([mean - mean.mean(), np.sqrt(loud.var(1) + 1e-6)])
+        expected = voice.out.weight.numpy() @ pooled + voice.out.bias.numpy()
+        np.testing.assert_allclose(seen[row].numpy(), expected, atol=1e-5)
+
+
+def test_a_louder_recording_has_the_same_voice():
+    voice, mel = Voice(6, 12), torch.rand(1, 8, 30)
+    torch.testing.assert_close(voice(mel, torch.tensor([30])), voice(mel + 0.3, torch.tensor([30])))

@@ -114,6 +114,34 @@ def test_a_model_without_a_ctc_head_learns_from_its_replies(tmp_path: Path) -> N
     assert rows[-1]["loss"] < rows[0]["loss"] and all(row["loss"] == row["lm_loss"] for row in rows)
 
 
+def test_only_the_parts_named_change(tmp_path: Path) -> None:
+    stage = replace(STAGE, optimizer=replace(STAGE.optimizer, train=("decoder", "projector.norm"), steps=4))
+    before = {name: value.clone() for name, value in model().state_dict().items()}
+    after = loop.train(model(), Batches(), stage, tmp_path, device="cpu", report=lambda line: None).state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"decoder", "projector"}
+    assert {name for name in changed if name.startswith("projector.")} == {
+        "projector.norm.weight",
+        "projector.norm.bias",
+    }
+
+
+def test_frozen_parts_run_without_dropout() -> None:
+    made = model().train()
+    loop.freeze(made, ("decoder",))
+    assert not made.encoder.training and not made.projector.training and made.decoder.training and made.training
+    with pytest.raises(UserError, match="train names 'decoders', which is no part .* encoder"):
+        loop.freeze(made, ("decoders",))
+
+
+def test_with_all_weight_on_ctc_only_the_encoder_and_its_head_change(tmp_path: Path) -> None:
+    stage = replace(STAGE, optimizer=replace(STAGE.optimizer, ctc_weight=1.0, steps=4))
+    before = {name: value.clone() for name, value in model().state_dict().items()}
+    after = loop.train(model(), Batches(), stage, tmp_path, device="cpu", report=lambda line: None).state_dict()
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"encoder", "ctc"}
+
+
 def test_a_loss_that_is_no_number_names_the_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step 3: the loss is not finite; records: r0 r1"):
         run(tmp_path / "run", loader=Batches(broken_from=3))

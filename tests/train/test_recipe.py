@@ -40,6 +40,17 @@ def test_weights_of_other_sizes_are_refused(repository: Path, pocket: Path) -> N
         recipe.begin(other, Tokenizer.from_file(str(pocket / "tokenizer.json")), pocket)
 
 
+def test_a_part_can_begin_anew(repository: Path, pocket: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    model, _ = checkpoint.load(pocket)
+    weights = model.state_dict()
+    stage = stages.read(repository / "configs" / "pocket.toml")
+    assert stage.model is not None
+    made = recipe.begin(replace(stage, fresh=("projector.out",)), tokenizer, pocket).state_dict()
+    others = {name for name in weights if not torch.equal(made[name], weights[name])}
+    assert others == {"projector.out.weight", "projector.out.bias"}
+
+
 def test_a_stage_without_sizes_takes_those_of_the_checkpoint(repository: Path, pocket: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
     stage = replace(stages.read(repository / "configs" / "pocket.toml"), model=None)

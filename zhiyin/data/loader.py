@@ -7,7 +7,7 @@ import queue
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -35,7 +35,7 @@ class LoaderConfig:
         max_audio_s: longer recordings are left out.
         growth: pairs of a pool number and seconds: up to that pool only recordings up to so many seconds are drawn.
             Short recordings first: attention and CTC find the alignment on single words, and build on it.
-        weights: source -> how many times its records are drawn per pass; sources not named count once.
+        weights: source, or source/age group -> how many times its records are drawn per pass; by default once.
         only: source, or source/age group -> the tasks its records are used for, where that is less than they carry a
             truth for; without asr their transcripts are not learned either.
         min_word_count: a transcript with a word (in Chinese: a character) that the training transcripts hold fewer
@@ -98,7 +98,7 @@ class Loader:
         vocabulary = tokenizer.get_vocab()
         names = {f"<{label}>" for task in table.with_labels(table.TASKS, labels) for label in task.labels}
         self.label_ids = sorted(vocabulary[name] for name in names if name in vocabulary)
-        self.odds = [config.weights.get(r.source, 1.0) for r in self.records]
+        self.odds = [config.weights.get(_key(r, config.weights), 1.0) for r in self.records]
 
     def batches(self, start: Place) -> Iterator[tuple[Batch, Place]]:
         """Batches from `start` on, each with the place after it, prepared one thread ahead."""
@@ -184,8 +184,14 @@ class Loader:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def _key(record: Record, table: Container[str]) -> str:
+    """Where a table of settings speaks of a record: under its source and age group, or under its source."""
+    exact = f"{record.source}/{record.age_group}"
+    return exact if exact in table else record.source
+
+
 def _restricted(record: Record, only: Mapping[str, tuple[str, ...]]) -> Record:
-    allowed = only.get(f"{record.source}/{record.age_group}", only.get(record.source))
+    allowed = only.get(_key(record, only))
     if allowed is None:
         return record
     tasks = tuple(task for task in record.tasks if task in allowed)

@@ -54,11 +54,14 @@ class ProjectorConfig:
     ffn_width: int = 2560
     max_positions: int = 5000
     stored_positions: bool = False  # as in the encoder
+    voice_mels: int | None = None  # one more vector of the whole utterance, from so many low mel bins (`Voice`)
     norm_eps: float = 1e-5
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_parts(self, "width", "num_heads")
+        if self.voice_mels is not None and self.voice_mels < 1:
+            raise UserError(f"ProjectorConfig: voice_mels is {self.voice_mels}; at least 1, or leave it out")
 
 
 @dataclass(frozen=True)

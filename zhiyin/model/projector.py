@@ -1,6 +1,7 @@
 """OSUM's adapter: encoder frames to vectors in the decoder's embedding space.
 
-Shapes: `B` batch, `T` encoder frames, `E` encoder width, `S` speech vectors, `D` decoder width.
+Shapes: `B` batch, `M` mel bins, `F` mel frames, `T` encoder frames, `E` encoder width, `S` speech vectors, `D` decoder
+width.
 Source: OSUM `wenet/llm_asr/downsampler.py` and its 4-layer wenet TransformerEncoder (ReLU, sqrt-scaled input).
 """
 
@@ -24,6 +25,34 @@ def interleaved_sinusoids(num_positions: int, width: int) -> Tensor:
     table = torch.zeros(num_positions, width, device="cpu")
     table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()
     return table
+
+
+class Voice(nn.Module):
+    """One vector that says how an utterance sounds as a whole: mean and deviation of its loud frames, projected.
+
+    An encoder that is trained to tell words forgets who speaks; statistics pooling over the features keeps it.
+    Pooling: Snyder et al. 2018, "X-vectors", section 2.1. Low bins only: telephone speech has no others.
+    """
+
+    LOUD = 0.8  # a frame this far below the loudest one, in units of the features (32 dB), is no speech
+
+    def __init__(self, num_mels: int, decoder_width: int):
+        super().__init__()
+        self.num_mels = num_mels
+        self.out = nn.Linear(2 * num_mels, decoder_width)
+
+    def forward(self, mel_BMF: Tensor, frames_B: Tensor) -> Tensor:
+        """Vectors [B, 1, D] of log-mel features [B, M, F] with so many valid frames [B]."""
+        mel = mel_BMF[:, : self.num_mels].float()
+        valid_B1F = length_mask(frames_B, mel.shape[2])[:, None].float()
+        level = mel.mean(1, keepdim=True) * valid_B1F - 100.0 * (1.0 - valid_B1F)
+        loud = (level > level.amax(2, keepdim=True) - self.LOUD).float()
+        count = loud.sum(2, keepdim=True)
+        mean = (mel * loud).sum(2, keepdim=True) / count
+        deviation = (((mel - mean) * loud).square().sum(2, keepdim=True) / count + 1e-6).sqrt()
+        shape = mean - mean.mean(1, keepdim=True)  # how loud the recording is says nothing of the voice
+        pooled = 4.0 * torch.cat([shape, deviation], 1)  # in tens of decibels, as before Whisper's division
+        return self.out(pooled.transpose(1, 2).to(self.out.weight.dtype))
 
 
 class Projector(nn.Module):
@@ -54,6 +83,8 @@ class Projector(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.out = nn.Linear(config.width, decoder_width)
+        if config.voice_mels is not None:
+            self.voice = Voice(config.voice_mels, decoder_width)
 
     def forward(self, x_BTE: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Shorten and project.

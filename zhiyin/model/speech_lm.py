@@ -66,9 +66,12 @@ class SpeechLM(nn.Module):
             self.ctc = nn.Linear(config.encoder.width, config.decoder.vocab_size)
 
     def listen(self, mel_BMF: Tensor, frames_B: Tensor) -> Speech:
-        """Run encoder and projector on a right-padded batch of log-mel features."""
+        """Run encoder and projector on a right-padded batch of log-mel features; the `Voice` vector comes first."""
         encoded, encoded_lengths = self.encoder(mel_BMF, frames_B)
         vectors, counts = self.projector(encoded, encoded_lengths)
+        if self.config.projector.voice_mels is not None:
+            vectors = torch.cat([self.projector.voice(mel_BMF, frames_B).to(vectors.dtype), vectors], 1)
+            counts = counts + 1
         return Speech(encoded, encoded_lengths, vectors, counts)
 
     def assemble(self, speech: Speech | None, rows: Sequence[Row]) -> Sequences:
@@ -107,8 +110,8 @@ class SpeechLM(nn.Module):
         logits = self.decoder.logits(hidden[scored]).float()
         return fn.cross_entropy(logits, labels[scored], weight=weights_V, label_smoothing=label_smoothing), logits
 
-    def ctc_loss(self, speech: Speech, targets: Sequence[Sequence[int] | None]) -> Tensor:
-        """Connectionist temporal classification loss per target token; id 0 is the blank.
+    def ctc_loss(self, encoded_BTE: Tensor, lengths_B: Tensor, targets: Sequence[Sequence[int] | None]) -> Tensor:
+        """Connectionist temporal classification loss per target token, of what the encoder gave; id 0 is the blank.
 
         Rows whose target is None (unknown) are left out; an empty one says that nothing is spoken, and every frame
         is to be blank. Rows too long for their audio add nothing.
@@ -116,14 +119,12 @@ class SpeechLM(nn.Module):
         """
         known = {i: target for i, target in enumerate(targets) if target is not None}
         if not known:
-            return speech.encoded_BTE.new_zeros(())
+            return encoded_BTE.new_zeros(())
         keep = list(known)
-        logits = self.ctc(speech.encoded_BTE[keep]).float().log_softmax(-1).transpose(0, 1)
+        logits = self.ctc(encoded_BTE[keep]).float().log_softmax(-1).transpose(0, 1)
         flat = torch.as_tensor([token for target in known.values() for token in target], device=logits.device)
         sizes = torch.as_tensor([len(target) for target in known.values()], device=logits.device)
-        total = fn.ctc_loss(
-            logits, flat, speech.encoded_lengths_B[keep], sizes, blank=0, reduction="sum", zero_infinity=True
-        )
+        total = fn.ctc_loss(logits, flat, lengths_B[keep], sizes, blank=0, reduction="sum", zero_infinity=True)
         return total / sizes.clamp(min=1).sum()
 
     def _embed(self, pieces: Sequence[Sequence[int]]) -> Sequence[Tensor]:

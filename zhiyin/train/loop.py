@@ -40,12 +40,15 @@ def losses(
     mel = torch.from_numpy(batch.mel_BMF).to(device)
     frames = torch.from_numpy(batch.frames_B).to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
+        if settings.ctc_weight == 1.0 and model.config.ctc:
+            ctc = model.ctc_loss(*model.encoder(mel, frames), batch.transcripts)
+            return Losses(ctc, ctc.new_zeros(()), ctc.detach())
         speech = model.listen(mel, frames)
         rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
         lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing, weights_V=weights_V)
         if not model.config.ctc:
             return Losses(lm, lm.detach(), lm.new_zeros(()))
-        ctc = model.ctc_loss(speech, batch.transcripts)
+        ctc = model.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, batch.transcripts)
     return Losses((1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc, lm.detach(), ctc.detach())
 
 
@@ -78,6 +81,7 @@ def train(
     """
     settings = stage.optimizer
     model.to(device).train()
+    freeze(model, settings.train)
     weights_V = _token_weights(model.config.decoder.vocab_size, loader.label_ids, settings.label_weight).to(device)
     optimizer = torch.optim.AdamW(
         _groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98), fused=True
@@ -117,11 +121,35 @@ def train(
             _save(run, model, optimizer, step, place, keep=stage.run.average_last)
         if evaluate and (step % stage.run.evaluate_every == 0 or step == settings.steps):
             figures = evaluate(model.eval())
-            model.train()
+            freeze(model.train(), settings.train)
             _log(run, {"step": step, "dev": figures})
             draw(run / "metrics.jsonl", run / "curves.png")
             report(f"step {step} dev " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     return average(model, sorted((run / "weights").glob("*.pt"))).eval()
+
+
+def freeze(model: SpeechLM, train: Sequence[str]) -> None:
+    """Let only the parts named in `train` change (none named: all); the others run as in use, without dropout.
+
+    Raises:
+        UserError: a name is no part of the model.
+    """
+    if not train:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    for part in train:
+        if not any(_is_of(part, name) for name in names):
+            known = " ".join(dict.fromkeys(name.split(".")[0] for name in names))
+            raise UserError(f"optimizer: train names '{part}', which is no part of the model; its parts: {known}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(_is_of(part, name) for part in train))
+    for name, module in model.named_modules():
+        if not any(_is_of(part, name) or part.startswith(f"{name}.") or not name for part in train):
+            module.eval()
+
+
+def _is_of(part: str, name: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def average(model: SpeechLM, files: Sequence[Path]) -> SpeechLM:
@@ -143,8 +171,9 @@ def _token_weights(vocabulary: int, label_ids: Sequence[int], label_weight: floa
 
 def _groups(model: SpeechLM, weight_decay: float) -> list[dict[str, Any]]:
     # norms, biases and vectors are not decayed, as usual for AdamW
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    changing = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in changing if p.ndim >= 2]
+    vectors = [p for p in changing if p.ndim < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 

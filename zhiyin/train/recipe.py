@@ -107,7 +107,7 @@ def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
     if stage.model is not None:
         model = build(stage.model, tokenizer, stage.run.seed)
         if start is not None:
-            start_from(model, start)
+            start_from(model, start, stage.fresh)
         return model
     assert start is not None
     model, _ = checkpoint.load(start)
@@ -137,13 +137,14 @@ def build(sizes: ModelSection, tokenizer: Tokenizer, seed: int) -> SpeechLM:
     return model
 
 
-def start_from(model: SpeechLM, folder: Path) -> None:
-    """Give a model the weights of a checkpoint of the same sizes.
+def start_from(model: SpeechLM, folder: Path, fresh: Sequence[str] = ()) -> None:
+    """Give a model the weights of a checkpoint of the same sizes, but for the parts named in `fresh`.
 
     Raises:
         UserError: the checkpoint is damaged, or its sizes are others than the stage's.
     """
-    weights = checkpoint.load(folder)[0].state_dict()
+    own = {n: value for n, value in model.state_dict().items() if n.startswith(tuple(f"{part}." for part in fresh))}
+    weights = {**checkpoint.load(folder)[0].state_dict(), **own}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

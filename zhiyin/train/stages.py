@@ -54,9 +54,10 @@ class OptimizerSection:
     final_share: float = 0.02
     weight_decay: float = 0.05
     clip_norm: float = 1.0
-    ctc_weight: float = 0.5
+    ctc_weight: float = 0.5  # share of the loss; 1 leaves the projector and the decoder as they are
     label_smoothing: float = 0.05
     label_weight: float = 1.0  # of a label in the language-model loss; a word piece has 1
+    train: tuple[str, ...] = ()  # parts that change, e.g. "decoder" or "projector.voice"; by default all
     bf16: bool = True
 
 
@@ -80,6 +81,7 @@ class Stage:
     spec: SpecSection
     optimizer: OptimizerSection
     model: ModelSection | None = None  # None: as the checkpoint the run starts from
+    fresh: tuple[str, ...] = ()  # parts that begin with random weights although the run starts from a checkpoint
     tokenizer: TokenizerSection = TokenizerSection()
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     mix: TaskMix = field(default_factory=TaskMix)
