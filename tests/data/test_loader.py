@@ -1,6 +1,7 @@
 """Features, augmentation and batches."""
 
 import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from zhiyin.audio.features import hz_to_mel, log_mel, mel_to_hz
 from zhiyin.audio.io import load
 from zhiyin.data import cache, synth, tokenizer
 from zhiyin.data.augment import AugmentConfig, augment, warped
-from zhiyin.data.examples import TaskMix
+from zhiyin.data.examples import TaskMix, make
 from zhiyin.data.loader import Batch, Loader, LoaderConfig, Place
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
@@ -99,6 +100,21 @@ def test_a_voice_that_is_asked_about_is_not_warped() -> None:
     kept, _ = augment(features, config, np.random.default_rng(1))
     other, _ = augment(features, config, np.random.default_rng(1), keep_voice=False)
     assert np.allclose(kept, features, atol=1e-5) and not np.allclose(other, features, atol=0.1)
+
+
+def test_questions_about_the_speaker_alone_are_answered_from_the_voice_alone(
+    records: list[Record], loader: Loader
+) -> None:
+    voiced = [dataclasses.replace(r, tasks=("asr", "sgc"), labels={"sgc": "male"}) for r in records]
+    mix = dataclasses.replace(loader.mix, unfit_share=0.0, voice_only_share=1.0)
+    examples = [make(voiced[0], mix, {}, random.Random(seed)) for seed in range(60)]
+    assert all(example.voice_only != (str(voiced[0].text) in example.target) for example in examples)
+    assert {example.voice_only for example in examples} == {False, True}
+    some = Loader(
+        voiced, loader.cache, loader.tokenizer, {}, loader.config, mix, STILL, eos_id=1, time_step_s=0.04, seed=1
+    )
+    marks = np.concatenate([batch.voice_only_B for batch, _ in _take(some, Place(), 4)])
+    assert marks.any() and not marks.all()
 
 
 def test_transcripts_with_rare_words_are_not_learned(records: list[Record], loader: Loader) -> None:

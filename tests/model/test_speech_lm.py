@@ -1,5 +1,6 @@
 """The row layout, the two losses against brute force, and that every weight learns."""
 
+import dataclasses
 import itertools
 import math
 
@@ -133,6 +134,23 @@ def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames():
         pooled = 4 * np.concatenate([mean - mean.mean(), np.sqrt(loud.var(1) + 1e-6)])
         expected = voice.out.weight.numpy() @ pooled + voice.out.bias.numpy()
         np.testing.assert_allclose(seen[row].numpy(), expected, atol=1e-5)
+
+
+def test_of_rows_that_hear_the_voice_alone_one_vector_is_left(tiny):
+    speech = tiny.listen(torch.randn(2, 8, 40), torch.tensor([40, 17]))
+    rows = speech.voice_alone(torch.tensor([True, False])).rows()
+    assert torch.equal(rows[0], speech.vectors_BSD[0, :1]) and torch.equal(rows[1], speech.vectors_BSD[1, :3])
+
+
+def test_the_voice_comes_before_the_speech(tiny):
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny.config, projector=dataclasses.replace(tiny.config.projector, voice_mels=5))
+    voiced = SpeechLM(config).eval()
+    mel, lengths = torch.randn(2, 8, 40), torch.tensor([40, 17])
+    speech = voiced.listen(mel, lengths)
+    rest, counts = voiced.projector(*voiced.encoder(mel, lengths))
+    assert torch.equal(speech.vectors_BSD[:, :1], voiced.projector.voice(mel, lengths))
+    assert torch.equal(speech.vectors_BSD[:, 1:], rest) and torch.equal(speech.vector_counts_B, counts + 1)
 
 
 def test_a_louder_recording_has_the_same_voice():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from zhiyin.data.manifest import Record
 from zhiyin.tasks import prompts, render, table
 
+OF_THE_SPEAKER = {"sgc", "sap"}  # answers that do not depend on what is said
+
 
 @dataclass(frozen=True)
 class TaskMix:
@@ -17,12 +19,16 @@ class TaskMix:
         x_only_share: of the requests with a label task, the share without the transcript (OSUM: 0.5).
         extra_share: share of records asked for more than the plain transcript, where more is known.
         unfit_share: of the plain requests, the share that no task fits.
+        voice_only_share: of the requests that only ask who speaks (`OF_THE_SPEAKER`), the share that is answered from
+            the voice vector alone (`model.projector.Voice`). The words of a training recording tell its speaker, and
+            a decoder that has them never learns to hear the voice.
     """
 
     plain_share: float = 0.25
     x_only_share: float = 0.4
     extra_share: float = 0.6
     unfit_share: float = 0.05
+    voice_only_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Example:
     prompt: str
     target: str
     transcript: str | None  # for the CTC head: None when unknown, "" when nothing is said
+    voice_only: bool = False
 
 
 def make(
@@ -61,13 +68,18 @@ def make(
     )
     truth = replace(record.truth, words=words)
     transcript = record.text
+    # without a share no number is drawn, so that older runs stay the same
+    asks_voice = {task.id for task in tasks} <= OF_THE_SPEAKER and mix.voice_only_share > 0
+    voice_only = asks_voice and rng.random() < mix.voice_only_share
     if rng.random() >= mix.plain_share:
-        return Example(render.tags(tasks), render.target(tasks, truth, time_step_s=time_step_s), transcript)
+        target = render.target(tasks, truth, time_step_s=time_step_s)
+        return Example(render.tags(tasks), target, transcript, voice_only)
     language = rng.choice(("en", "zh"))
     if rng.random() < mix.unfit_share:
         return Example(rng.choice(prompts.unfit(language, "train")), "<none>", transcript)
     asked = prompts.sample(tasks, language, "train", rng)
-    return Example(asked, render.target(tasks, truth, with_tags=True, time_step_s=time_step_s), transcript)
+    target = render.target(tasks, truth, with_tags=True, time_step_s=time_step_s)
+    return Example(asked, target, transcript, voice_only)
 
 
 def _choose(record: Record, mix: TaskMix, rng: random.Random) -> list[str]:

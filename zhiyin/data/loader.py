@@ -55,7 +55,10 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids."""
+    """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids.
+
+    Of the rows marked in `voice_only_B` the decoder hears the voice vector alone.
+    """
 
     mel_BMF: Float32
     frames_B: np.ndarray
@@ -63,6 +66,7 @@ class Batch:
     targets: tuple[tuple[int, ...], ...]
     transcripts: tuple[tuple[int, ...] | None, ...]
     ids: tuple[str, ...]
+    voice_only_B: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Loader:
     def _batch(self, group: Sequence[tuple[Record, float]], seed: str) -> Batch:
         rng = random.Random(seed)
         noise = np.random.default_rng(rng.randrange(2**32))
-        mels, prompts, targets, transcripts = [], [], [], []
+        mels, prompts, targets, transcripts, voice_only = [], [], [], [], []
         for record, speed in group:
             clean = self.cache.get(record.id, speed).astype(np.float32)
             mel, front = augment(clean, self.augmentation, noise, keep_voice=bool(_OF_THE_VOICE & set(record.tasks)))
@@ -171,6 +175,7 @@ class Loader:
                 time_step_s=self.time_step_s,
             )
             mels.append(mel.T)
+            voice_only.append(example.voice_only)
             prompts.append(self._ids(example.prompt))
             targets.append((*self._ids(example.target), self.eos_id))
             transcripts.append(None if example.transcript is None else self._ids(example.transcript))
@@ -178,7 +183,9 @@ class Loader:
         padded = np.zeros((len(mels), mels[0].shape[0], frames.max()), np.float32)
         for i, mel in enumerate(mels):
             padded[i, :, : mel.shape[1]] = mel
-        return Batch(padded, frames, tuple(prompts), tuple(targets), tuple(transcripts), tuple(r.id for r, _ in group))
+        ids = tuple(record.id for record, _ in group)
+        said = tuple(prompts), tuple(targets), tuple(transcripts)
+        return Batch(padded, frames, *said, ids, np.array(voice_only))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)

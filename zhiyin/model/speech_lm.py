@@ -5,7 +5,7 @@ Shapes: `B` batch, `M` mel bins, `F` mel frames, `T` encoder frames, `S` speech 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class Speech:
     encoded_lengths_B: Tensor
     vectors_BSD: Tensor
     vector_counts_B: Tensor
+
+    def voice_alone(self, rows_B: Tensor) -> "Speech":
+        """The same, but of the rows marked only the first vector counts, which is that of the voice."""
+        return replace(self, vector_counts_B=torch.where(rows_B, 1, self.vector_counts_B))
 
     def rows(self) -> Sequence[Tensor]:
         """Each utterance's own vectors, without padding; one look-up, so that the gradient is written once."""

@@ -44,6 +44,8 @@ def losses(
             ctc = model.ctc_loss(*model.encoder(mel, frames), batch.transcripts)
             return Losses(ctc, ctc.new_zeros(()), ctc.detach())
         speech = model.listen(mel, frames)
+        if batch.voice_only_B.any():
+            speech = speech.voice_alone(torch.from_numpy(batch.voice_only_B).to(device))
         rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
         lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing, weights_V=weights_V)
         if not model.config.ctc:

@@ -12,7 +12,7 @@ from zhiyin.data import tokenizer as tokenizers
 from zhiyin.data.loader import Loader
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
-from zhiyin.model import checkpoint
+from zhiyin.model import checkpoint, files
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.speech_lm import SpeechLM
 from zhiyin.runtime.device import choose
@@ -69,6 +69,8 @@ def run(
         (folder / "tokenizer.json").write_bytes((start / "tokenizer.json").read_bytes())
     tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
     model = begin(stage, tokenizer, start)
+    if stage.mix.voice_only_share and model.config.projector.voice_mels is None:
+        raise UserError("mix: voice_only_share needs a model with a voice vector; set model.projector.voice_mels")
     num_mels = model.config.encoder.num_mels
     features = cache.build(folder / "features", material.train, stage.loader.speeds, num_mels=num_mels)
     dev_features = cache.build(folder / "features", material.dev, (1.0,), num_mels=num_mels)
@@ -104,36 +106,42 @@ def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
     """
     if stage.model is None and start is None:
         raise UserError("the stage has no [model]: give a checkpoint to begin with (--from), e.g. one of zhiyin init")
-    if stage.model is not None:
-        model = build(stage.model, tokenizer, stage.run.seed)
-        if start is not None:
-            start_from(model, start, stage.fresh)
-        return model
-    assert start is not None
-    model, _ = checkpoint.load(start)
-    if model.config.family != FAMILY:
-        raise UserError(
-            f"starting from {start}: its family is '{model.config.family}'; training speaks '{FAMILY}' only:"
-            f" make it with zhiyin init --family {FAMILY}"
-        )
+    if stage.model is None:
+        assert start is not None
+        config = files.read_config(start)[0]
+        if config.family != FAMILY:
+            raise UserError(
+                f"starting from {start}: its family is '{config.family}'; training speaks '{FAMILY}' only:"
+                f" make it with zhiyin init --family {FAMILY}"
+            )
+        if not stage.fresh:
+            return checkpoint.load(start)[0]
+    else:
+        config = sizes(stage.model, tokenizer)
+    model = build(config, stage.run.seed)
+    if start is not None:
+        start_from(model, start, stage.fresh)
     return model
 
 
-def build(sizes: ModelSection, tokenizer: Tokenizer, seed: int) -> SpeechLM:
-    """A freshly initialised model; the tokenizer says how many tokens there are."""
-    torch.manual_seed(seed)
-    decoder = replace(sizes.decoder, vocab_size=tokenizer.get_vocab_size())
-    config = ModelConfig(
-        encoder=sizes.encoder,
-        projector=sizes.projector,
-        decoder=decoder,
-        ctc=sizes.ctc,
+def sizes(section: ModelSection, tokenizer: Tokenizer) -> ModelConfig:
+    """The sizes of a stage; the tokenizer says how many tokens there are."""
+    return ModelConfig(
+        encoder=section.encoder,
+        projector=section.projector,
+        decoder=replace(section.decoder, vocab_size=tokenizer.get_vocab_size()),
+        ctc=section.ctc,
         eos_id=tokenizer.get_vocab()[tokenizers.EOS],
     )
+
+
+def build(config: ModelConfig, seed: int) -> SpeechLM:
+    """A freshly initialised model."""
+    torch.manual_seed(seed)
     model = SpeechLM(config)
     # a tied embedding is also the output layer: unit variance there would start with logits of width**0.5
-    torch.nn.init.normal_(model.decoder.embed_tokens.weight, std=decoder.width**-0.5)
-    torch.nn.init.normal_(model.markers, std=decoder.width**-0.5)
+    torch.nn.init.normal_(model.decoder.embed_tokens.weight, std=config.decoder.width**-0.5)
+    torch.nn.init.normal_(model.markers, std=config.decoder.width**-0.5)
     return model
 
 
