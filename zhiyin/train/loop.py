@@ -41,7 +41,8 @@ def losses(
     frames = torch.from_numpy(batch.frames_B).to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
         if settings.ctc_weight == 1.0 and model.config.ctc:
-            ctc = model.ctc_loss(*model.encoder(mel, frames), batch.transcripts)
+            encoded, lengths = model.encoder(mel, frames)
+            ctc = model.ctc_loss(encoded, lengths, batch.transcripts)
             return Losses(ctc, ctc.new_zeros(()), ctc.detach())
         speech = model.listen(mel, frames)
         if batch.voice_only_B.any():
