@@ -35,10 +35,11 @@ types: $(VENV)/.test
 
 check: lint types test
 
-# Needs espeak-ng and flite for the synthetic part; about two hours on two cores.
+# Needs espeak-ng and flite for the synthetic part; about three hours on two cores.
 pocket: $(VENV)/.test
 	$(BIN)/zhiyin train configs/pocket.toml --pack $(PACK) --run runs/pocket
-	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket/checkpoint
+	$(BIN)/zhiyin train configs/pocket-words.toml --pack $(PACK) --run runs/pocket-words --from runs/pocket/checkpoint
+	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket-words/checkpoint
 	mkdir -p zhiyin/pocket/checkpoint
 	cp runs/pocket-voices/checkpoint/* zhiyin/pocket/checkpoint/
 	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8

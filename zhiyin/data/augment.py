@@ -28,7 +28,7 @@ class AugmentConfig:
     mel_mask_bins: int = 12
     pad_frames: int = 40  # up to this much quiet before and after
     warp_share: float = 0.0
-    warp: float = 0.15  # the frequency axis is stretched by up to this much either way: another vocal tract length
+    warp: tuple[float, float] = (0.85, 1.15)  # the frequency axis is stretched by this: another vocal tract length
 
 
 def augment(
@@ -46,7 +46,7 @@ def augment(
         Features and how many frames were put in front (word times move by that).
     """
     if not keep_voice and rng.random() < config.warp_share:
-        features_FM = warped(features_FM, 1.0 + rng.uniform(-config.warp, config.warp))
+        features_FM = warped(features_FM, rng.uniform(*config.warp))
     features_FM, front = _pad(features_FM, config, rng)
     power = 10.0 ** (features_FM * 4.0 - 4.0)  # Whisper stores (log10 + 4) / 4
     if rng.random() < config.colour_share:
