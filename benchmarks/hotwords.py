@@ -1,6 +1,7 @@
 """What the correction of hotwords by sound brings and what it harms: recall, precision, false insertions, error rates.
 
     python benchmarks/hotwords.py [--plain-zh FILE] [--plain-en FILE] [--pack ../shared/data] [--thresholds]
+        [--show] [--speed]
 
 The set is made here: sentences with names and terms, in which a simulated recogniser hears the names wrong. Chinese
 characters become others of the same or a nearby sound that occur in common words (half of them with any tone, one in
@@ -13,8 +14,11 @@ by hand, as recognisers are known to make them. One name in four is heard right.
 import argparse
 import json
 import random
+import resource
+import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from hotwords_set import BY_HAND, FRAMES_EN, FRAMES_ZH, GIVEN, PLAIN_EN, PLAIN_ZH, SURNAMES, TERMS_EN, TERMS_ZH
@@ -22,7 +26,7 @@ from hotwords_set import BY_HAND, FRAMES_EN, FRAMES_ZH, GIVEN, PLAIN_EN, PLAIN_Z
 import zhiyin
 from zhiyin.text import phonetics
 from zhiyin.text.hotword_list import HotwordList, read
-from zhiyin.text.hotword_search import THRESHOLD, common
+from zhiyin.text.hotword_search import THRESHOLD, common, index
 from zhiyin.text.hotwords import Change, correct
 from zhiyin.text.score import edits, words
 
@@ -215,6 +219,32 @@ def table(made: list[Case], own: list[str], threshold: float) -> None:
             print(f"| {number} | {group} | {tally.row()} |")
 
 
+def speed() -> None:
+    """Processor time of the first Chinese hotword, the index and texts; peak memory of the whole process."""
+    began_s = time.process_time()
+    correct("之音 alexa", read(["知音", "Alexa"]))
+    print(f"readings and lists of words: {time.process_time() - began_s:.2f} s, {_peak_mb()} MB\n")
+    print(
+        "| hotwords | index s | 10,000 characters zh s | en s | one sentence ms | peak MB |\n|--:|--:|--:|--:|--:|--:|"
+    )
+    texts = [(" ".join(plain) * 40)[:10_000] for plain in (PLAIN_ZH, PLAIN_EN)]
+    for number in (1000, 10_000, 100_000):
+        hotwords = read(distractors(number, set()))
+        marks_s = [time.process_time()]
+        index(hotwords)
+        marks_s.append(time.process_time())
+        for text in (*texts, PLAIN_EN[0]):
+            correct(text, hotwords)
+            marks_s.append(time.process_time())
+        took_s = [after - before for before, after in pairwise(marks_s)]
+        cells = " | ".join(f"{seconds:.2f}" for seconds in took_s[:3])
+        print(f"| {number} | {cells} | {1000 * took_s[3]:.1f} | {_peak_mb()} |", flush=True)
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,7 +253,11 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, help="the speech pack: adds what the pocket model says")
     parser.add_argument("--thresholds", action="store_true", help="try several thresholds, with 1,000 distractors")
     parser.add_argument("--show", action="store_true", help="print every false insertion and every miss")
+    parser.add_argument("--speed", action="store_true", help="only the time and memory of long lists")
     given = parser.parse_args()
+    if given.speed:
+        speed()
+        return
     zh = PLAIN_ZH + (given.plain_zh.read_text(encoding="utf-8").splitlines() if given.plain_zh else [])
     en = PLAIN_EN + (given.plain_en.read_text(encoding="utf-8").splitlines() if given.plain_en else [])
     made, own = cases(zh, en)

@@ -24,6 +24,13 @@ def cases(path: Path) -> list[tuple[str, str]]:
     return [(column[0], column[-1]) for column in columns]
 
 
+def probes(path: Path, write: Callable[[str], str]) -> str:
+    """How many of the probe cases come out as one of the readings that mean the same, and which do not."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    wrong = [f"{spoken} -> {write(spoken)}" for _, _, spoken, fits in rows if write(spoken) not in fits.split("|")]
+    return "; ".join([f"{len(rows) - len(wrong)}/{len(rows)}", *wrong])
+
+
 def right(found: list[tuple[str, str]], write: Callable[[str], str]) -> str:
     """Of the cases that change and of those that must stay, how many come out as they should."""
     change = [(spoken, written) for spoken, written in found if spoken != written]
@@ -48,13 +55,14 @@ def speed(found: list[tuple[str, str]], write: Callable[[str], str], characters:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=Path, default=CASES, help="folder with itn_zh.tsv and itn_en.tsv")
+    parser.add_argument("--cases", type=Path, default=CASES, help="folder with itn_zh.tsv, itn_en.tsv, itn_probes.tsv")
     folder = parser.parse_args().cases
     zh, en = cases(folder / "itn_zh.tsv"), cases(folder / "itn_en.tsv")
 
     def ours(text: str) -> str:
         return itn.write(text).text
 
+    print(f"probe cases: {probes(folder / 'itn_probes.tsv', ours)}")
     for name, found in (("zh", zh), ("en", en)):
         print(f"{name}: {right(found, ours)}; {speed(found, ours, CHARACTERS)}")
         joined = ("，" if name == "zh" else ", ").join(spoken for spoken, _ in found)

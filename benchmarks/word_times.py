@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import zhiyin
-from zhiyin import pipeline
+from zhiyin.audio import pauses as detector
 from zhiyin.audio.vad import Span
 from zhiyin.data.corpora import speech_pack
 from zhiyin.evaluate.times import TOLERANCES_S, average_shift_s, hit_rate, shifts
@@ -33,9 +33,9 @@ def main() -> None:
     records = [one for one in speech_pack.read(given.pack, given.split) if one.source == given.source and one.words]
     print("| boundaries | language | right | words | AAS ms | within 50 ms | 100 ms | 200 ms |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")
-    find = pipeline.pauses.find
+    find = detector.find
     for name, pauses in (("pauses", find), ("tokens", _none)):
-        pipeline.pauses.find = pauses
+        detector.find = pauses
         found: dict[str, list[list[float] | None]] = defaultdict(list)
         for record in records:
             heard = [asdict(word) for one in model.understand(record.audio, "srwt").segments for word in one.words]

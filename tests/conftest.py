@@ -1,5 +1,6 @@
 """What all tests share: the repository, the reference material beside it, the device; quiet, repeatable libraries."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,19 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--device NAME` moves the tests that use the fixture `device` there."""
     parser.addoption("--device", default="cpu", help="device for tests that run a model (default: cpu)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The plug-in that brings a device is loaded, or nothing runs: a suite that ran elsewhere proves nothing."""
+    name = str(config.getoption("--device"))
+    if not name.startswith("npu"):
+        return
+    try:
+        plug_in = importlib.import_module("torch_npu")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise pytest.UsageError(f"--device {name}: torch_npu does not load ({error}); see `zhiyin doctor`") from error
+    if not plug_in.npu.is_available():
+        raise pytest.UsageError(f"--device {name}: torch_npu has no device here; see `zhiyin doctor`")
 
 
 def pytest_collection_finish() -> None:

@@ -77,9 +77,10 @@ def test_nothing_is_downloaded_unless_asked(use, wav: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "arguments", "message"),
     [
-        ("osum", ["--hotwords", "Ada"], "model 'fake' cannot take hotwords with asr; there it takes nothing"),
-        ("fun-asr-nano", ["--hotwords", "missing/names.txt"], "hotwords missing/names.txt: cannot be read (no such"),
-        ("fun-asr-nano", ["--hotwords", "a[b"], "hotword 'a[b' holds one of"),
+        ("fun-asr-nano", ["--hotwords", "missing/names.txt"], "cannot read the hotword file missing/names.txt"),
+        ("fun-asr-nano", ["--hotwords", "a[b"], "hotwords, entry 1: 'a[b' holds one of"),
+        ("osum", ["--channels", "both"], "channels 'both' is not known; known: mix split"),
+        ("osum", ["--resume"], "--resume goes on with the results in a folder; add the same --output-dir"),
         ("granite-speech", ["--task", "ser"], "model 'fake' cannot do ser; it can do: asr ast"),
         ("granite-speech", ["--speakers"], "cannot take speakers with asr"),
         ("granite-speech", ["--into", "xx"], "cannot translate into 'xx'; it can into: fr de es"),
@@ -96,7 +97,7 @@ def test_a_file_of_hotwords_that_is_no_text(use, wav: Path, tmp_path: Path) -> N
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xff\xfe\x00")
     outcome, _ = use("fun-asr-nano", "four", "understand", wav, "--hotwords", path)
-    assert outcome.code == 2 and f"hotwords {path}: cannot be read (no UTF-8 text)" in outcome.err
+    assert outcome.code == 2 and f"hotword file {path} is not UTF-8 (line 1)" in outcome.err
 
 
 @pytest.mark.parametrize(

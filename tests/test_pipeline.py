@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_model import ENDLESS, FakeBackend, fake_model
-from zhiyin import Model, Segment, UserError, Word, pipeline, segments, write
+from zhiyin import Model, Segment, UserError, Word, hear, pipeline, segments, write
 from zhiyin.audio import front_end
 from zhiyin.audio.decode import Chunk
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
@@ -434,7 +434,7 @@ def test_every_kind_of_source(speech: Float32, repository: Path) -> None:
 
 def test_every_guard_is_documented(repository: Path) -> None:
     document = (repository / "docs" / "result.md").read_text(encoding="utf-8")
-    names = (guard.REPETITION, guard.DENSITY, pipeline.UNFINISHED, segments.NOT_SPEECH)
+    names = (guard.REPETITION, guard.DENSITY, hear.UNFINISHED, segments.NOT_SPEECH)
     assert [name for name in names if f"`{name}`" not in document] == []
 
 

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "zhiyin"
 
-TORCH_ROOMS = ("model/", "train/", "deploy/", "runtime/eager", "runtime/export", "runtime/hf")
+TORCH_ROOMS = ("model/", "train/", "deploy/", "runtime/eager", "runtime/hf")
 NOT_IN_BASE = ("torch", "transformers", "onnx", "safetensors", "accelerate", "peft", "lhotse", "matplotlib")
 DEVICE_WORD_FILES = ("runtime/device.py", "deploy/")
 PRINT_FILES = ("cli.py",)

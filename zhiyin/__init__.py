@@ -17,6 +17,7 @@ from zhiyin.errors import UserError
 from zhiyin.result import Result, Segment, Turn, Word
 
 if TYPE_CHECKING:
+    from zhiyin.ask import Hotwords
     from zhiyin.audio.decode import PcmFormat
     from zhiyin.audio.io import Source
     from zhiyin.runtime.base import ModelSpec
@@ -75,30 +76,28 @@ class Model:
         instruction: str | None = None,
         language: str | None = None,
         into: str | None = None,
-        hotwords: str | Iterable[str] = (),
+        hotwords: Hotwords = (),
         speakers: bool = False,
         itn: bool | None = None,
+        written: bool = False,
         template: str | None = None,
+        channels: str = "mix",
         pcm: PcmFormat | None = None,
         sample_rate_hz: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
         on_segment: Callable[[Segment], None] | None = None,
     ) -> Result:
-        """Everything asked of one recording; see `zhiyin.pipeline.understand`."""
-        from zhiyin import pipeline
+        """Everything asked of one recording; see `zhiyin.pipeline.understand` and `zhiyin.ask.Options`."""
+        from zhiyin import ask, pipeline
 
         return pipeline.understand(
             source,
             tasks,
             model=self.loaded,
-            instruction=instruction,
-            language=language,
-            into=into,
-            hotwords=hotwords,
-            speakers=speakers,
-            itn=itn,
-            template=template,
+            options=ask.Options(instruction, language, into, hotwords, speakers, itn, written, template, channels),
             pcm=pcm,
             sample_rate_hz=sample_rate_hz,
+            journal=journal,
             on_segment=on_segment,
         )
 
@@ -110,27 +109,23 @@ class Model:
         instruction: str | None = None,
         language: str | None = None,
         into: str | None = None,
-        hotwords: str | Iterable[str] = (),
+        hotwords: Hotwords = (),
         speakers: bool = False,
         itn: bool | None = None,
+        written: bool = False,
         template: str | None = None,
+        channels: str = "mix",
         pcm: PcmFormat | None = None,
         sample_rate_hz: int | None = None,
     ) -> Iterator[Segment]:
         """Segments as they become final, for recordings of any length; see `zhiyin.pipeline.segments`."""
-        from zhiyin import pipeline
+        from zhiyin import ask, pipeline
 
         return pipeline.segments(
             source,
             tasks,
             model=self.loaded,
-            instruction=instruction,
-            language=language,
-            into=into,
-            hotwords=hotwords,
-            speakers=speakers,
-            itn=itn,
-            template=template,
+            options=ask.Options(instruction, language, into, hotwords, speakers, itn, written, template, channels),
             pcm=pcm,
             sample_rate_hz=sample_rate_hz,
         )

@@ -1,71 +1,114 @@
 """From what a person asks to something a model can be asked: checked words first, then against the model."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from zhiyin.errors import UserError
 from zhiyin.runtime.base import ModelSpec
 from zhiyin.tasks import families, table
 from zhiyin.tasks.families import Asked, Family
+from zhiyin.text import hotword_list
+from zhiyin.text.hotword_list import HotwordList
 
-_NO_HOTWORD = re.compile(r"[<>\[\]|,，\x00-\x1f]")  # would read as a mark of a prompt, or as two words
+MIX, SPLIT = CHANNELS = ("mix", "split")
+MAX_PROMPT_HOTWORDS = 50  # more of them harm a prompt; all are put right after decoding
+
+Hotwords = str | Path | Iterable[str] | HotwordList
 
 
-def request(
-    tasks: str | Iterable[str] | None = None,
-    instruction: str | None = None,
-    language: str | None = None,
-    *,
-    into: str | None = None,
-    hotwords: str | Iterable[str] = (),
-    speakers: bool = False,
-    itn: bool | None = None,
-    template: str | None = None,
-) -> Asked:
+@dataclass(frozen=True)
+class Options:
+    """How a recording is to be understood, beside the tasks.
+
+    Attributes:
+        instruction: a request in plain language instead of tasks.
+        language: code of the language that is spoken.
+        into: code of the language to translate into.
+        hotwords: names and terms that are likely to be said: a file, one string with commas, several strings, or what
+            `text.hotword_list.read` made of them. Models whose prompts take hotwords are told; with every model they
+            are put right in the transcript.
+        speakers: whether to say who speaks.
+        itn: False asks the model for words as they were spoken, True for written form, where it can be told; None
+            leaves it to the model.
+        written: give the transcript in written form too (`text.itn`), beside the spoken one.
+        template: one of the prompt templates of the model's family.
+        channels: ``mix`` averages the channels of a recording, ``split`` understands each by itself.
+    """
+
+    instruction: str | None = None
+    language: str | None = None
+    into: str | None = None
+    hotwords: Hotwords = ()
+    speakers: bool = False
+    itn: bool | None = None
+    written: bool = False
+    template: str | None = None
+    channels: str = MIX
+
+
+DEFAULTS = Options()
+
+
+def request(tasks: str | Iterable[str] | None = None, options: Options = DEFAULTS) -> Asked:
     """A request that makes sense for some model.
 
     Args:
         tasks: task ids, e.g. ``["asr", "sgc"]`` or ``"asr,sgc"``; by default the transcript, with `into` a translation.
-        instruction: a request in plain language instead of `tasks`.
-        language: code of the language that is spoken.
-        into: code of the language to translate into.
-        hotwords: names and terms that are likely to be said; one string may hold several, with commas between them.
-        speakers: whether to say who speaks.
-        itn: False for the words as they were spoken, True for written form; None leaves it to the model.
-        template: one of the prompt templates of the model's family.
+        options: the rest.
 
     Raises:
-        UserError: an unknown task, tasks that contradict each other, tasks and an instruction together, or a hotword
-            that no prompt can hold.
+        UserError: an unknown task, tasks that contradict each other, tasks and an instruction together, hotwords that
+            cannot be read, or no such way to treat channels.
     """
-    options = Asked(
-        language=language,
-        into=into,
-        hotwords=_hotwords(hotwords),
-        speakers=speakers,
-        itn=itn,
-        template=template or "",
+    if options.channels not in CHANNELS:
+        raise UserError(f"channels '{options.channels}' is not known; known: {' '.join(CHANNELS)}")
+    asked = Asked(
+        language=options.language,
+        into=options.into,
+        hotwords=hotwords_of(options).texts[:MAX_PROMPT_HOTWORDS],
+        speakers=options.speakers,
+        itn=options.itn,
+        template=options.template or "",
     )
+    instruction = options.instruction
     if instruction is None:
-        usual = "asr" if into is None else "ast"
-        return replace(options, tasks=table.select(usual if tasks is None else tasks))
+        usual = "asr" if options.into is None else "ast"
+        return replace(asked, tasks=table.select(usual if tasks is None else tasks))
     if tasks is not None:
         raise UserError("tasks and an instruction in plain language were given together; give one of them")
     if not instruction.strip():
         raise UserError("the instruction is empty; say in plain language what you want to know")
-    return replace(options, instruction=" ".join(instruction.split()))
+    return replace(asked, instruction=" ".join(instruction.split()))
+
+
+def hotwords_of(options: Options) -> HotwordList:
+    """The hotwords, read and checked.
+
+    Raises:
+        UserError: a file that cannot be read, or an entry that makes no sense.
+    """
+    given = options.hotwords
+    return given if isinstance(given, HotwordList) else hotword_list.read(given)
 
 
 def fit(asked: Asked, spec: ModelSpec) -> Asked:
     """The request as this model can be asked: with its own label sets, and in a combination of tasks it knows.
+
+    Hotwords that no prompt for these tasks takes are left out: they are put right after decoding.
 
     Raises:
         UserError: the model cannot do it; what it can do is listed.
     """
     family = family_of(spec)
     asked = replace(family.completed(asked), template=asked.template or str(spec.extra.get("template", "")))
-    family.check(asked, spec)
+    try:
+        family.check(asked, spec)
+    except UserError:
+        if not asked.hotwords:
+            raise
+        asked = replace(asked, hotwords=())
+        family.check(asked, spec)
     if asked.instruction:
         return replace(asked, table=table.with_labels(table.TASKS, spec.labels))
     own = {task.id: spec.labels[task.id] for task in asked.tasks if task.id in spec.labels}
@@ -82,12 +125,3 @@ def family_of(spec: ModelSpec) -> Family:
         return families.find(spec.family)
     except UserError as error:
         raise UserError(f"model '{spec.name}': {error}") from None
-
-
-def _hotwords(given: str | Iterable[str]) -> tuple[str, ...]:
-    words = re.split(r"[,，\n]", given) if isinstance(given, str) else list(given)
-    kept = tuple(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
-    for word in kept:
-        if _NO_HOTWORD.search(word):
-            raise UserError(f"hotword {word!r} holds one of < > [ ] | or a comma, which have a meaning in prompts")
-    return kept

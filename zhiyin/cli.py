@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from zhiyin.cli_pack import pack
 from zhiyin.errors import UserError
 
 app = typer.Typer(
@@ -47,12 +48,11 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
-    ] = False,
-) -> None:
+def _options(version: Annotated[bool, _VERSION] = False) -> None:
     pass
 
 
@@ -62,9 +62,11 @@ _ASK = typer.Option("--ask", metavar="TEXT", help="A request in plain language i
 _LANGUAGE = typer.Option("--language", metavar="CODE", help="Of the speech; refuse a model that does not know it.")
 _INTO = typer.Option("--into", metavar="CODE", help="The language to translate into.")
 _HOTWORDS = typer.Option("--hotwords", metavar="FILE|WORD,WORD", help="Names likely to be said; a file has one a line.")
+_CHANNELS = typer.Option("--channels", metavar="mix|split", help="Average the channels, or understand each by itself.")
+_RESUME = typer.Option("--resume", help="Go on where the same command with --output-dir was stopped.")
 _SPEAKERS = typer.Option("--speakers", help="Say who speaks.")
 _ITN = typer.Option(
-    "--itn/--no-itn", help="Written form, or words as spoken; default: the model's.", show_default=False
+    "--itn/--no-itn", help="Numbers in figures, or as spoken; default: figures, in tsv not.", show_default=False
 )
 _TEMPLATE = typer.Option("--template", metavar="NAME", help="Another prompt template of the model's family.")
 _FORMAT = typer.Option("--format", metavar="FORMAT", help="txt, json, srt, vtt or tsv.")
@@ -86,8 +88,10 @@ def understand(
     speakers: Annotated[bool, _SPEAKERS] = False,
     itn: Annotated[bool | None, _ITN] = None,
     template: Annotated[str | None, _TEMPLATE] = None,
+    channels: Annotated[str, _CHANNELS] = "mix",
     format: Annotated[str, _FORMAT] = "txt",
     output_dir: Annotated[str | None, _OUTPUT_DIR] = None,
+    resume: Annotated[bool, _RESUME] = False,
     pcm: Annotated[str | None, _PCM] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="PATH", help=_MODEL_HELP)] = None,
     device: Annotated[str, _DEVICE] = "auto",
@@ -99,9 +103,35 @@ def understand(
     """Turn recordings into text, labels, times and answers."""
     from zhiyin.cli_understand import Options, run
 
-    words = (task, ask, language, into, hotwords, speakers, itn, template)
+    words = (task, ask, language, into, hotwords, speakers, itn, template, channels)
     where = (model, device, backend, threads, dtype, allow_download)
-    raise typer.Exit(run(inputs, Options(*words, format, output_dir, pcm, *where)))
+    raise typer.Exit(run(inputs, Options(*words, format, output_dir, resume, pcm, *where)))
+
+
+@app.command()
+def listen(
+    source: Annotated[str, typer.Argument(metavar="[-|FILE]", help="Raw PCM, or a file; with --mic its name.")] = "-",
+    mic: Annotated[bool, typer.Option("--mic", help="Listen to a microphone (extra `live`).")] = False,
+    pcm: Annotated[str | None, _PCM] = None,
+    paced: Annotated[bool, typer.Option("--paced", help="Play the file as if it were live.")] = False,
+    task: Annotated[str | None, _TASK] = None,
+    language: Annotated[str | None, _LANGUAGE] = None,
+    hotwords: Annotated[str | None, _HOTWORDS] = None,
+    itn: Annotated[bool | None, _ITN] = None,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="txt, or json: events.")] = "txt",
+    pause: Annotated[float, typer.Option("--pause", metavar="S", min=0.15, help="Silence that ends speech.")] = 0.24,
+    stall: Annotated[float, typer.Option("--stall", metavar="S", min=0.1, help="No samples for so long, too.")] = 2.0,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Leave then; 0: never.")] = 0.0,
+    model: Annotated[str | None, typer.Option("--model", metavar="PATH", help=_MODEL_HELP)] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
+    threads: Annotated[int | None, _THREADS] = None,
+) -> None:
+    """Understand a stream while it is spoken; Ctrl-C ends."""
+    from zhiyin.cli_listen import Options, run
+
+    where, words = (source, mic, pcm, paced, pause, stall, timeout), (task, language, hotwords, itn, format)
+    raise typer.Exit(run(Options(*where, *words, model, device, backend, threads)))
 
 
 @app.command()
@@ -124,6 +154,16 @@ def info(
     from zhiyin.cli_info import describe
 
     typer.echo(describe(model, device, backend), nl=False)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
+    """Look at this machine's devices: what is there, what would be used, what is wrong and what mends it."""
+    from zhiyin import cli_doctor
+
+    text, code = cli_doctor.run(as_json=as_json, terminal=sys.stdout.isatty())
+    typer.echo(text, nl=False, color=True)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -151,7 +191,7 @@ def pull(
         bool, typer.Option("--accept-licence", help="Also what has restrictions; without it they are named.")
     ] = False,
 ) -> None:
-    """Download a model; the only command that uses the network. Stop it at any time and give it again."""
+    """Download a model; no other command but pack uses the network. Stop it at any time and give it again."""
     from zhiyin import cli_models
 
     typer.echo(cli_models.pull(name, revision, dest, accept_licence))
@@ -198,18 +238,123 @@ def convert(
     typer.echo(run(source, out, Options(family, tokenizer, lora_scale, dtype, name, facts, sha256)))
 
 
+_SOC = typer.Option("--soc", metavar="NAME", help="The chip, e.g. Ascend910B3 or 310P3.")
+_HOST = typer.Option(
+    "--host", metavar="OS-CPU", help="Where the chip sits: linux-aarch64, linux-x86_64; default: here."
+)
+
+
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A trained checkpoint, or a hub folder.")],
     out: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Replaced when every graph is right.")],
+    target: Annotated[str, typer.Option("--target", help="onnx, or om: compiled for an Ascend chip.")] = "onnx",
     precision: Annotated[
-        str, typer.Option("--precision", help="Of the stored weights: float32, float16 or int8.")
-    ] = "float32",
+        str,
+        typer.Option("--precision", help="onnx: float32, float16, int8, int8-dynamic; om: fp32, fp16, mixed."),
+    ] = "",
+    buckets: Annotated[
+        str, typer.Option("--buckets", metavar="S,S", help="Fixed lengths of audio, seconds; default: any length.")
+    ] = "",
+    batches: Annotated[
+        str, typer.Option("--batches", metavar="N,N", help="With --buckets: rows of the decoder graphs.")
+    ] = "1",
+    opset: Annotated[int, typer.Option("--opset", help="Of ONNX, 11 to 17.")] = 17,
+    components: Annotated[
+        str, typer.Option("--components", metavar="NAMES", help="encoder,projector leaves the decoder out.")
+    ] = "",
+    soc: Annotated[str, _SOC] = "",
+    host: Annotated[str, _HOST] = "",
 ) -> None:
     """Write a checkpoint as a bundle that runs without torch (extra `export`)."""
-    from zhiyin import cli_recipe
+    from zhiyin import cli_export
 
-    typer.echo(cli_recipe.export(checkpoint, out, precision))
+    asked = cli_export.Export(target, precision, buckets, batches, opset, components, soc, host)
+    for line in cli_export.export(checkpoint, out, asked):
+        typer.echo(line)
+
+
+@app.command()
+def atc(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Of zhiyin export --buckets.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the compiled bundle.")],
+    soc: Annotated[str, _SOC],
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or mixed (fp16 in products).")] = "mixed",
+    host: Annotated[str, _HOST] = "",
+    only_print: Annotated[bool, typer.Option("--print", help="Only show the commands.")] = False,
+    limit_s: Annotated[float, typer.Option("--limit-s", metavar="S", min=1, help="Time for one graph.")] = 3600.0,
+) -> None:
+    """Compile a bundle of fixed lengths for an Ascend chip; without CANN here, write a script that does."""
+    from zhiyin import cli_export
+
+    for line in cli_export.atc(bundle, out, soc, precision, host, only_print, limit_s):
+        typer.echo(line)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)] = "pocket",
+    named: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The same as MODEL.", show_default=False)
+    ] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
+    dtype: Annotated[str, _DTYPE] = "auto",
+    against: Annotated[
+        str, typer.Option("--against", metavar="WHAT", help="cpu-fp32, a model, or a folder of --dump.")
+    ] = "cpu-fp32",
+    inputs: Annotated[
+        str, typer.Option("--inputs", metavar="WHAT", help="real, random, both with a comma, or a recording.")
+    ] = "real,random",
+    runs: Annotated[int, typer.Option("--runs", metavar="N", help="On the device; 2 show whether it repeats.")] = 2,
+    hunt: Annotated[bool, typer.Option("--hunt", help="Find the first layer that differs (needs torch).")] = False,
+    dump: Annotated[
+        Path | None, typer.Option("--dump", metavar="DIR", help="Write the reference for another machine instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    gates: Annotated[
+        Path | None, typer.Option("--gates", metavar="FILE.toml", help="What may differ, instead of ours.")
+    ] = None,
+    threads: Annotated[int | None, _THREADS] = None,
+) -> None:
+    """Prove that a device computes what the CPU computes in float32; exit code 1 if it does not."""
+    from zhiyin import cli_deploy
+
+    where = cli_deploy.Where(named or model, device, backend, dtype, threads)
+    text, code = cli_deploy.check(where, cli_deploy.Check(against, inputs, runs, hunt, dump, as_json, gates))
+    typer.echo(text, nl=False)
+    raise typer.Exit(code)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)] = "pocket",
+    named: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The same as MODEL.", show_default=False)
+    ] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    backend: Annotated[str, _BACKEND] = "auto",
+    dtype: Annotated[str, _DTYPE] = "auto",
+    warmup: Annotated[int, typer.Option("--warmup", metavar="N", help="Rounds that are not counted.")] = 3,
+    runs: Annotated[int, typer.Option("--runs", metavar="N", help="Rounds that are.")] = 20,
+    lengths: Annotated[str, typer.Option("--lengths", metavar="S,S", help="Seconds of audio.")] = "5,10,15,30",
+    batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="How many at once.")] = "1",
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Of a reply.")] = 32,
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="What is asked.  [default: asr]")] = "",
+    into: Annotated[str, typer.Option("--into", metavar="CODE", help="Language of --task ast.")] = "",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="WHAT", help="Another device, backend or model, in turns; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the last line, one JSON object.")] = False,
+    threads: Annotated[int | None, _THREADS] = None,
+) -> None:
+    """Time a model component by component and as a whole; the last line is JSON."""
+    from zhiyin import cli_deploy
+
+    where = cli_deploy.Where(named or model, device, backend, dtype, threads)
+    options = cli_deploy.Speed(warmup, runs, lengths, batch, tokens, task, into, tuple(compare or ()), as_json)
+    typer.echo(cli_deploy.speed(where, options), nl=False)
 
 
 @app.command("eval")
@@ -250,3 +395,6 @@ def init(
     first, *rest = run(out, encoder, decoder, Options(family, ctc, dtype, seed, *sizes))
     typer.echo(first)
     typer.echo("\n".join(rest), err=True)
+
+
+app.command()(pack)

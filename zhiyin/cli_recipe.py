@@ -1,4 +1,4 @@
-"""`zhiyin train`, `export` and `eval`: from a stage file to a bundle and its figures."""
+"""`zhiyin train` and `eval`: from a stage file to a checkpoint, and a model's figures."""
 
 import hashlib
 import json
@@ -25,20 +25,6 @@ def train(stage: Path, pack: Path, run: Path, start: Path | None, device: str, t
 
     with Progress(0) as progress:
         return recipe.run(stage, pack, run, start=start, device=device, threads=threads, note=note, report=progress.say)
-
-
-def export(checkpoint: Path, out: Path, precision: str) -> str:
-    """Write a checkpoint as a bundle; returns a line about what was written.
-
-    Raises:
-        UserError: an extra is missing, the checkpoint is damaged, or a graph differs from PyTorch.
-    """
-    _need("torch", "onnx", extra="export")
-    from zhiyin.runtime import export as exporting
-
-    done = exporting.export(checkpoint, out, precision=precision)
-    differences = ", ".join(f"{graph} {value:.1e}" for graph, value in done.differences.items())
-    return f"{done.folder}: {done.size_bytes / 1e6:.1f} MB; largest difference to PyTorch, relative: {differences}"
 
 
 def evaluate(

@@ -1,26 +1,25 @@
 """`zhiyin understand`: recordings in, results out, one after the other, whatever befalls some of them."""
 
-import os
-import re
-import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zhiyin
-from zhiyin import ask, cli_models, write
+from zhiyin import ask, cli_models, pipeline, write
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.cli_inputs import Input, expand, is_batch
+from zhiyin.cli_output import Folder, Stream, asked_of
 from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
 from zhiyin.result import Result
+from zhiyin.tasks.families import NO_ITN
+from zhiyin.text import hotword_list
 
 FAILED, INTERRUPTED = 1, 130  # 130 is 128 + SIGINT, as shells count
+WRITTEN_FORMATS = ("txt", "srt", "vtt", "json")  # are read by people, or hold both forms
 
 Answer = Callable[[Input, Progress], Result]
-Save = Callable[[Input, Result], None]
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,10 @@ class Options:
     speakers: bool
     itn: bool | None
     template: str | None
+    channels: str
     format: str
     output_dir: str | None
+    resume: bool
     pcm: str | None
     model: str | None
     device: str
@@ -52,22 +53,13 @@ def run(arguments: Sequence[str], options: Options) -> int:
     Raises:
         UserError: nothing can be done at all: a wrong option, an unwritable output, or the only recording is bad.
     """
-    hotwords = _hotwords(options.hotwords)
-    asked = ask.request(
-        options.task,
-        options.ask,
-        options.language,
-        into=options.into,
-        hotwords=hotwords,
-        speakers=options.speakers,
-        itn=options.itn,
-        template=options.template,
-    )
+    wishes = _wishes(options)
+    ask.request(options.task, wishes)
     pcm = None if options.pcm is None else PcmFormat.parse(options.pcm)
     inputs = expand(arguments)
     if len(inputs) == 1 and inputs[0].fault:
         raise UserError(inputs[0].fault)
-    save = _saver(options, inputs, batch=is_batch(arguments))
+    output = _output(options, inputs, batch=is_batch(arguments))
     if options.allow_download and options.model:
         cli_models.pull_if_missing(options.model)
     model = zhiyin.load(
@@ -78,65 +70,89 @@ def run(arguments: Sequence[str], options: Options) -> int:
         dtype=options.dtype,
         allow_download=options.allow_download,
     )
-    ask.fit(asked, model.spec)  # what the model cannot do fails once, not for every recording
+    if options.itn is False and NO_ITN in ask.family_of(model.spec).options:
+        wishes = replace(wishes, itn=False)  # other models cannot be told
+    ask.fit(ask.request(options.task, wishes), model.spec)  # what it cannot do fails once, not for every recording
+    if isinstance(output, Folder):
+        output.begin(asked_of(options.task, wishes, options.format, options.pcm, model.loaded))
 
     def answer(entry: Input, progress: Progress) -> Result:
         if entry.fault:
             raise UserError(entry.fault)
-        return model.understand(
+        return pipeline.understand(
             entry.source,
             options.task,
-            instruction=options.ask,
-            language=options.language,
-            into=options.into,
-            hotwords=hotwords,
-            speakers=options.speakers,
-            itn=options.itn,
-            template=options.template,
+            model=model.loaded,
+            options=wishes,
             pcm=pcm,
+            journal=output.journal(entry) if isinstance(output, Folder) else None,
             on_segment=progress.heard,
         )
 
-    return _each(inputs, answer, save)
+    return _each(inputs, answer, output)
 
 
-def _hotwords(given: str | None) -> tuple[str, ...]:
-    """Hotwords of a text file, one a line, or of a list with commas."""
-    if given is None:
-        return ()
-    path = Path(given)
-    looks_like_a_file = path.suffix == ".txt" or len(path.parts) > 1
-    try:
-        if looks_like_a_file or path.is_file():
-            given = path.read_text(encoding="utf-8-sig")
-            return tuple(line.strip() for line in given.splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "no UTF-8 text"
-        raise UserError(f"hotwords {given}: cannot be read ({why}); give words with commas or a file") from None
-    return tuple(word for word in re.split("[,，]", given) if word.strip())
+def _wishes(options: Options) -> ask.Options:
+    is_read = options.itn is None and options.format in WRITTEN_FORMATS
+    return ask.Options(
+        instruction=options.ask,
+        language=options.language,
+        into=options.into,
+        hotwords=() if options.hotwords is None else hotword_list.read(options.hotwords),
+        speakers=options.speakers,
+        written=bool(options.itn) or is_read,
+        template=options.template,
+        channels=options.channels,
+    )
 
 
-def _each(inputs: Sequence[Input], answer: Answer, save: Save) -> int:
+def _output(options: Options, inputs: Sequence[Input], *, batch: bool) -> Stream | Folder:
+    """Whatever can be known to fail when a result is written fails here, before any work."""
+    if options.format not in write.FORMATS:
+        raise UserError(f"format '{options.format}' is not known; known: {' '.join(write.FORMATS)}")
+    if options.output_dir is None:
+        if options.resume:
+            raise UserError("--resume goes on with the results in a folder; add the same --output-dir as before")
+        return Stream(options.format, batch=batch)
+    if not options.output_dir.strip():
+        raise UserError("--output-dir is empty; name a folder, or leave it out for standard output")
+    return Folder(Path(options.output_dir), options.format, inputs, resume=options.resume)
+
+
+def _each(inputs: Sequence[Input], answer: Answer, output: Stream | Folder) -> int:
     done = failed = 0
-    with Progress(len(inputs)) as progress:
+    todo = [entry for entry in inputs if not (isinstance(output, Folder) and output.holds(entry))]
+    with Progress(len(todo)) as progress:
+        if len(todo) < len(inputs):
+            progress.say(f"zhiyin: {len(inputs) - len(todo)} of {len(inputs)} recordings were done before; skipped")
         try:
-            for entry in inputs:
+            for entry in todo:
                 progress.start(entry.source)
                 result = answer(entry, progress) if len(inputs) == 1 else _try(entry, answer, progress)
                 if result is None:
                     failed += 1
                     continue
                 with progress.aside():
-                    save(entry, result)
+                    output.save(entry, result)
                 done += 1
                 for note in result.notes:
                     progress.say(f"zhiyin: {result.source}: {note}")
-        except KeyboardInterrupt:
-            progress.say(f"zhiyin: interrupted; {done} of {len(inputs)} recordings are done")
+        except KeyboardInterrupt as stop:
+            _keep(stop, entry, output, progress)
+            how = "; --resume goes on from there" if isinstance(output, Folder) else ""
+            progress.say(f"zhiyin: interrupted; {done} of {len(todo)} recordings are done{how}")
             return INTERRUPTED
         if failed:
-            progress.say(f"zhiyin: {failed} of {len(inputs)} recordings failed")
+            progress.say(f"zhiyin: {failed} of {len(todo)} recordings failed")
     return FAILED if failed else 0
+
+
+def _keep(stop: KeyboardInterrupt, entry: Input, output: Stream | Folder, progress: Progress) -> None:
+    """On standard output, what was understood of the recording until Ctrl-C; a folder has it in the journal."""
+    if isinstance(stop, pipeline.Interrupted) and isinstance(output, Stream) and stop.result.segments:
+        with progress.aside():
+            output.save(entry, stop.result)
+        progress.say(f"zhiyin: {stop.result.source}: {stop.result.notes[-1]}")
 
 
 def _try(entry: Input, answer: Answer, progress: Progress) -> Result | None:
@@ -148,60 +164,3 @@ def _try(entry: Input, answer: Answer, progress: Progress) -> Result | None:
     except Exception as error:  # a fault of ours in one recording must not cost a night's work on the others
         progress.say(f"{traceback.format_exc()}zhiyin: {entry.source}: a fault in zhiyin itself ({error!r}); report it")
     return None
-
-
-def _saver(options: Options, inputs: Sequence[Input], *, batch: bool) -> Save:
-    """How a result is kept; whatever can be known to fail fails here, before any work."""
-    if options.format not in write.FORMATS:
-        raise UserError(f"format '{options.format}' is not known; known: {' '.join(write.FORMATS)}")
-    if options.output_dir is not None:
-        if not options.output_dir.strip():
-            raise UserError("--output-dir is empty; name a folder, or leave it out for standard output")
-        return _folder_saver(Path(options.output_dir), options.format, inputs)
-    if batch and options.format not in ("txt", "json"):
-        raise UserError(f"several results as {options.format} do not fit one stream; add --output-dir DIR")
-    to_text = write.json_line if batch and options.format == "json" else write.FORMATS[options.format]
-    with_header = batch and options.format == "txt"
-
-    def save(entry: Input, result: Result) -> None:
-        header = f"==> {result.source} <==\n" if with_header else ""
-        sys.stdout.write(header + to_text(result))
-        sys.stdout.flush()
-
-    return save
-
-
-def _folder_saver(folder: Path, format: str, inputs: Sequence[Input]) -> Save:
-    targets = {entry.source: folder / f"{entry.name}.{format}" for entry in inputs if not entry.fault}
-    try:
-        for parent in {folder, *(target.parent for target in targets.values())}:
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=parent):
-                pass
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    taken = [target for target in targets.values() if target.is_dir()]
-    if taken:
-        raise UserError(f"cannot write {taken[0]}: a folder has this name; choose another --output-dir")
-
-    def save(entry: Input, result: Result) -> None:
-        try:
-            _replace(targets[entry.source], write.FORMATS[format](result))
-        except OSError as error:
-            raise _unwritable(targets[entry.source], error) from None
-
-    return save
-
-
-def _replace(target: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(text.encode("utf-8", "backslashreplace"))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {path}: {(error.strerror or str(error)).lower()}; choose another --output-dir")

@@ -2,41 +2,46 @@
 
 Six hops, top to bottom in this file::
 
-    open_recording          any file, bytes, stream or array -> blocks of mono 16 kHz
+    open_recording          any file, bytes, stream or array -> blocks of mono 16 kHz, of all channels or of each
     windows.cut             speech found and cut into pieces the encoder takes
-    front_end, encode       features -> speech vectors
-    families, decode        what the model is told, and the vectors -> reply
-    families, segments      reply -> segment, guarded and merged with its neighbour
+    hear                    features, speech vectors, what the model is told, and its reply
+    segments                reply -> segment, guarded and merged with its neighbour
+    segments, text          hotwords put right, written form
     Result                  segments -> one result
 """
 
+import heapq
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import groupby, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from zhiyin.ask import family_of, fit, request
-from zhiyin.audio import front_end, pauses
+from zhiyin.ask import DEFAULTS, SPLIT, Options, family_of, fit, hotwords_of, request
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.io import Recording, Source, open_recording
 from zhiyin.audio.windows import OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
+from zhiyin.hear import SPOKEN, Hints, hear, hints
+from zhiyin.journal import Journal, digest, file_stamp, model_stamp
 from zhiyin.result import Result, Segment
-from zhiyin.runtime.base import Encoded, ModelSpec
-from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
-from zhiyin.segments import NOT_SPEECH, Heard, make, merge, rounded
+from zhiyin.segments import NOT_SPEECH, Heard, merge, rounded, with_hotwords, with_written
 from zhiyin.tasks import table
-from zhiyin.tasks.families import Asked, Told
-from zhiyin.tasks.parse import Parsed, join_words
-from zhiyin.tasks.render import TimedWord
-from zhiyin.text import align
+from zhiyin.tasks.families import Asked
+from zhiyin.tasks.parse import join_words
+from zhiyin.text.hotword_list import HotwordList
 
 WINDOWS_PER_BATCH = 8  # enough to keep a device busy, few enough that results come early and memory stays small
-UNFINISHED = "reply cut at the token limit"
-UNCERTAIN = "uncertain text cut"
-SPOKEN = ("text", "words")  # kinds of tasks that a CTC head answers: the transcript, and its words with times
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a recording; `result` is what was understood until then."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__()
+        self.result = result
 
 
 def understand(
@@ -44,60 +49,51 @@ def understand(
     tasks: str | Iterable[str] | None = None,
     *,
     model: Loaded,
-    instruction: str | None = None,
-    language: str | None = None,
-    into: str | None = None,
-    hotwords: str | Iterable[str] = (),
-    speakers: bool = False,
-    itn: bool | None = None,
-    template: str | None = None,
+    options: Options = DEFAULTS,
     pcm: PcmFormat | None = None,
     sample_rate_hz: int | None = None,
+    journal: str | os.PathLike[str] | None = None,
     on_segment: Callable[[Segment], None] | None = None,
 ) -> Result:
     """Everything asked of one recording.
 
     Args:
         source: path, ``-`` (standard input), bytes, binary file object or array; see `audio.io.open_recording`.
-        tasks: task ids, e.g. ``["asr", "sgc"]`` or ``"asr,sgc"``; by default the transcript, with `into` a translation.
+        tasks: task ids, e.g. ``["asr", "sgc"]`` or ``"asr,sgc"``; by default the transcript, with `options.into` a
+            translation.
         model: from `runtime.load.load`.
-        instruction: a request in plain language instead of `tasks`.
-        language: of the speech; refused if the model does not know it, and a note says where it has no other effect.
-        into: language to translate into.
-        hotwords: names and terms that are likely to be said; one string may hold several, with commas between them.
-        speakers: whether to say who speaks.
-        itn: False for the words as spoken, True for written form, where the model can be told; None leaves it to it.
-        template: one of the prompt templates of the model's family.
+        options: see `ask.Options`.
         pcm: read the source as raw PCM.
         sample_rate_hz: of an array, default 16000.
+        journal: a file to keep in what was heard while a recording that is a file is worked on. Where it holds the
+            beginning of the same recording, understood in the same way, the model goes on there. It stays afterwards.
         on_segment: called with each segment as soon as it is final.
 
     Raises:
         UserError: a task, instruction or option the model cannot serve, or a source that holds no audio.
+        Interrupted: the person pressed Ctrl-C.
     """
     began_s = time.perf_counter()
-    asked = fit(
-        request(
-            tasks,
-            instruction,
-            language,
-            into=into,
-            hotwords=hotwords,
-            speakers=speakers,
-            itn=itn,
-            template=template,
-        ),
-        model.backend.spec,
-    )
-    recording = _Counted(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz))
+    job = _job(tasks, options, model)
+    recording = open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz)
+    kept = None if journal is None else Journal(journal, _key(source, pcm, job))
+    tracks = _tracks(recording, options)
     found: list[Segment] = []
-    for segment in _segments(recording, asked, model):
-        found.append(segment)
-        if on_segment is not None:
-            on_segment(segment)
-    if not recording.duration_s:
+    notes = [] if kept is None or not kept.until_s else [f"an earlier run had heard the first {kept.until_s:.2f} s"]
+    try:
+        for segment in _segments(tracks, job, kept):
+            found.append(segment)
+            if on_segment is not None:
+                on_segment(segment)
+    except KeyboardInterrupt:
+        notes.append(f"interrupted; understood until {found[-1].end_s if found else 0.0:.2f} s")
+        raise Interrupted(_result(tracks, job, found, notes, time.perf_counter() - began_s)) from None
+    finally:
+        if kept is not None:
+            kept.close()
+    if not tracks[0].duration_s:
         raise UserError(f"cannot understand {recording.source}: it holds no audio samples")
-    return _result(recording, asked, model, found, time.perf_counter() - began_s)
+    return _result(tracks, job, found, notes, time.perf_counter() - began_s)
 
 
 def segments(
@@ -105,13 +101,7 @@ def segments(
     tasks: str | Iterable[str] | None = None,
     *,
     model: Loaded,
-    instruction: str | None = None,
-    language: str | None = None,
-    into: str | None = None,
-    hotwords: str | Iterable[str] = (),
-    speakers: bool = False,
-    itn: bool | None = None,
-    template: str | None = None,
+    options: Options = DEFAULTS,
     pcm: PcmFormat | None = None,
     sample_rate_hz: int | None = None,
 ) -> Iterator[Segment]:
@@ -119,34 +109,79 @@ def segments(
 
     Arguments and errors as for `understand`; what can be refused is refused at the call.
     """
-    asked = fit(
-        request(
-            tasks,
-            instruction,
-            language,
-            into=into,
-            hotwords=hotwords,
-            speakers=speakers,
-            itn=itn,
-            template=template,
-        ),
-        model.backend.spec,
-    )
-    return _segments(_Counted(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz)), asked, model)
+    job = _job(tasks, options, model)
+    return _segments(_tracks(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz), options), job, None)
 
 
-_Answer = tuple[Parsed, tuple[str, ...]]  # what was understood, and guards that already cut something
+@dataclass(frozen=True)
+class _Job:
+    """What is done with every recording and each of its channels."""
+
+    asked: Asked
+    options: Options
+    hotwords: HotwordList
+    hints: Hints | None
+    model: Loaded
 
 
-def _segments(recording: "_Counted", asked: Asked, model: Loaded) -> Iterator[Segment]:
-    """Windows in batches through the model; a segment is final once the next window cannot change it any more."""
+def _job(tasks: str | Iterable[str] | None, options: Options, model: Loaded) -> _Job:
+    hotwords = hotwords_of(options)
+    asked = fit(request(tasks, replace(options, hotwords=hotwords)), model.backend.spec)
+    is_spoken = bool(asked.instruction) or any(task.kind in SPOKEN for task in asked.tasks)
+    return _Job(asked, options, hotwords, hints(hotwords, model) if is_spoken else None, model)
+
+
+def _key(source: Source, pcm: PcmFormat | None, job: _Job) -> dict[str, object]:
+    """By which a journal knows that it is of this recording, understood in this way."""
+    if not isinstance(source, str | os.PathLike) or not os.path.isfile(source):
+        raise UserError("a journal is kept of recordings that are files; leave it out for streams, bytes and arrays")
+    words = [[word.text, word.weight] for word in job.hotwords.words]
+    asked = digest([repr(job.asked), words, job.options.channels, str(pcm), model_stamp(job.model)])
+    return {"recording": os.path.basename(source), **file_stamp(source), "asked": asked}
+
+
+class _Track:
+    """A recording, or one channel of it, that knows afterwards how much audio it gave."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.duration_s = 0.0
+
+    def blocks(self) -> Iterator[Float32]:
+        """See `Recording.blocks`; what was good before a recording broke is kept."""
+        for block_T in self.recording.blocks(keep_good=True):
+            self.duration_s += len(block_T) / SAMPLE_RATE_HZ
+            yield block_T
+
+
+def _tracks(recording: Recording, options: Options) -> list[_Track]:
+    return [_Track(one) for one in (recording.split() if options.channels == SPLIT else [recording])]
+
+
+def _segments(tracks: Sequence[_Track], job: _Job, journal: Journal | None) -> Iterator[Segment]:
+    """The final segments of all channels, in order of time; each channel is read by itself, as far as it is needed."""
+    streams = [_of_track(track, job, journal) for track in tracks]
+    return heapq.merge(*streams, key=lambda segment: segment.start_s) if len(streams) > 1 else streams[0]
+
+
+def _of_track(track: _Track, job: _Job, journal: Journal | None) -> Iterator[Segment]:
+    for segment in _merged(track, job, journal):
+        if job.hotwords:
+            segment = with_hotwords(segment, job.hotwords, job.options.language)
+        if job.options.written:
+            segment = with_written(segment)
+        yield replace(segment, channel=track.recording.channel)
+
+
+def _merged(track: _Track, job: _Job, journal: Journal | None) -> Iterator[Segment]:
+    """A segment is final once the next window cannot change it any more."""
     # a cough or a cry is no speech; what an instruction asks for is only known from the reply
-    keep_nonspeech = bool(asked.instruction) or any(task.id == "ved" for task in asked.tasks)
-    limit_s = model.backend.spec.max_window_s
+    keep_nonspeech = bool(job.asked.instruction) or any(task.id == "ved" for task in job.asked.tasks)
+    limit_s = job.model.backend.spec.max_window_s
     overlap_s = min(OVERLAP_S, limit_s / 6)  # shorter windows than 6 s cannot spare a second
-    windows = cut(recording.blocks(), limit_s=limit_s, overlap_s=overlap_s, keep_nonspeech=keep_nonspeech)
+    windows = cut(track.blocks(), limit_s=limit_s, overlap_s=overlap_s, keep_nonspeech=keep_nonspeech)
     last: Heard | None = None
-    for heard in _hear(windows, asked, model):
+    for heard in _heard(windows, track.recording.channel, job, journal):
         if last is not None:
             if heard.window.overlap_s:
                 last, heard = merge(last, heard)
@@ -156,119 +191,26 @@ def _segments(recording: "_Counted", asked: Asked, model: Loaded) -> Iterator[Se
         yield last.segment
 
 
-def _hear(windows: Iterator[Window], asked: Asked, model: Loaded) -> Iterator[Heard]:
-    spec = model.backend.spec
+def _heard(windows: Iterator[Window], channel: int | None, job: _Job, journal: Journal | None) -> Iterator[Heard]:
+    """Windows in batches through the model, or from the journal."""
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
-        features = [front_end.compute(spec.front_end, window.samples_T, num_mels=spec.num_mels) for window in batch]
-        encoded = model.backend.encode(features)
-        if spec.ctc_transcript:
-            answers = _draft_and_ask(batch, encoded, asked, model)
-        else:
-            answers = _ask(encoded, [asked] * len(batch), [_seconds(window) for window in batch], model)
-        for window, (parsed, flags) in zip(batch, answers, strict=True):
-            segment = make(window, parsed, flags)
-            if spec.ctc_transcript:
-                segment = replace(segment, words=tuple(replace(word, source="ctc") for word in segment.words))
-            yield Heard(window, segment)
+        found = [] if journal is None else journal.take(channel, batch)
+        if not found:
+            found = hear(batch, job.asked, job.model, job.hints)
+            if journal is not None and len(batch) == WINDOWS_PER_BATCH:  # after a smaller one there is nothing to do
+                journal.add(channel, batch, found)
+        yield from map(Heard, batch, found)
 
 
-def _ask(encoded: Sequence[Encoded], wanted: Sequence[Asked], seconds: Sequence[float], model: Loaded) -> list[_Answer]:
-    """Everything from the decoder: its replies to what is asked of each utterance of so many seconds."""
-    if not wanted:
-        return []
-    family = family_of(model.backend.spec)
-    memory_tokens = model.backend.spec.max_tokens
-    replies = decode(
-        model.backend,
-        [_prompt(family.told(asked), one, model) for asked, one in zip(wanted, encoded, strict=True)],
-        max_new_tokens=max(family.limit_tokens(asked, memory_tokens) for asked in wanted),
-        repetition_penalty=family.repetition_penalty,
-    )
-    said = [_text(reply.ids, model, (*family.thinking, *family.marks)) for reply in replies]
-    return [
-        (family.read(text, asked, duration_s=duration_s), () if reply.ended else (UNFINISHED,))
-        for text, asked, duration_s, reply in zip(said, wanted, seconds, replies, strict=True)
-    ]
-
-
-def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked: Asked, model: Loaded) -> list[_Answer]:
-    """The transcript and its times from the CTC head, where they are asked; the rest from the decoder.
-
-    What an instruction wants is read from the tags of the decoder's reply to it, window by window.
-    """
-    seconds = [_seconds(window) for window in windows]
-    understood = _ask(encoded, [asked] * len(encoded), seconds, model) if asked.instruction else []
-    wanted = [parsed.tasks for parsed, _ in understood] or [asked.tasks] * len(encoded)
-    rests = [tuple(task for task in tasks if task.kind not in SPOKEN) for tasks in wanted]
-    rows = [i for i, rest in enumerate(rests) if rest]
-    open_questions = [replace(asked, instruction="", tasks=rests[i]) for i in rows]
-    replies = _ask([encoded[i] for i in rows], open_questions, [seconds[i] for i in rows], model)
-    answers = dict(zip(rows, replies, strict=True))
-    out = []
-    for i, tasks in enumerate(wanted):
-        parsed, flags = answers.get(i, (Parsed(tasks=tasks), ()))
-        if understood and not tasks:
-            parsed, flags = understood[i]
-        elif len(rests[i]) < len(tasks):
-            ids, confidence = ctc_greedy(encoded[i].ctc_TV)
-            is_sure = confidence >= model.backend.spec.min_confidence
-            wants_times = is_sure and any(task.kind == "words" for task in tasks)
-            words = _words(ids, encoded[i], windows[i], model) if wants_times else ()
-            parsed = replace(parsed, tasks=tasks, text=_text(ids, model) if is_sure else "", words=words)
-            flags = flags if is_sure else (*flags, UNCERTAIN)
-        out.append((parsed, flags))
-    return out
-
-
-def _words(ids: Sequence[int], encoded: Encoded, window: Window, model: Loaded) -> tuple[TimedWord, ...]:
-    """The words that tokens of the CTC head spell, with times in the window."""
-    spec, duration_s = model.backend.spec, _seconds(window)
-    assert encoded.ctc_TV is not None  # the tokens came from it
-    frames = len(encoded.ctc_TV)
-    if abs(frames - duration_s / spec.time_step_s) > 2:  # the last frame may be begun, and the features' last one too
-        raise UserError(
-            f"word times: the CTC head of model '{spec.name}' has {frames} frames for {duration_s:.2f} s, which is no "
-            f"frame every {spec.time_step_s} s, the model's time_step_s; export it again with a step that fits"
-        )
-    return align.words(
-        ids,
-        align.align(encoded.ctc_TV, ids),
-        lambda some: model.tokenizer.decode(some, skip_special_tokens=True),
-        frame_s=spec.time_step_s,
-        duration_s=duration_s,
-        pauses=pauses.find(window.samples_T),
-    )
-
-
-def _seconds(window: Window) -> float:
-    return window.end_s - window.start_s
-
-
-def _prompt(told: Told, encoded: Encoded, model: Loaded) -> Prompt:
-    """Each piece by itself, so that no token reaches across two of them or into the speech."""
-    before, after = (
-        [token for piece in pieces for token in model.tokenizer.encode(piece, add_special_tokens=False).ids]
-        for pieces in (told.before, told.after)
-    )
-    return Prompt(before, encoded.vectors_SD, after)
-
-
-def _text(ids: Sequence[int], model: Loaded, marks: Sequence[str] = ()) -> str:
-    """The text of tokens, special ones left out but for the `marks` that a reply is read by."""
-    by_id = {model.tokenizer.token_to_id(mark): mark for mark in marks}
-    runs = [
-        by_id[key] * len(list(run)) if key is not None else model.tokenizer.decode(list(run), skip_special_tokens=True)
-        for key, run in groupby(ids, key=lambda token: token if token in by_id else None)
-    ]
-    return "".join(runs).strip()
-
-
-def _result(recording: "_Counted", asked: Asked, model: Loaded, found: Sequence[Segment], took_s: float) -> Result:
+def _result(
+    tracks: Sequence[_Track], job: _Job, found: Sequence[Segment], notes: Sequence[str], took_s: float
+) -> Result:
+    asked, model = job.asked, job.model
     understood = {task for segment in found for task in segment.tasks}
     ids = [task.id for task in table.TASKS if task.id in understood]
     return Result(
-        source=recording.source,
-        duration_s=rounded(recording.duration_s),
+        source=tracks[0].recording.source,
+        duration_s=rounded(max(track.duration_s for track in tracks)),
         tasks=tuple(task.id for task in asked.tasks) or tuple(ids),
         text=join_words(segment.text for segment in found),
         labels=_vote(found),
@@ -285,7 +227,8 @@ def _result(recording: "_Counted", asked: Asked, model: Loaded, found: Sequence[
         device=str(model.backend.device),
         precision=model.backend.spec.precision,
         processing_s=rounded(took_s),
-        notes=(*recording.notes, *_notes(asked, model.backend.spec, found)),
+        notes=(*_read_notes(tracks), *_notes(job, found), *notes),
+        written=join_words(segment.written for segment in found),
     )
 
 
@@ -300,9 +243,23 @@ def _vote(found: Sequence[Segment]) -> dict[str, str]:
     return {task: max(seconds[task], key=seconds[task].__getitem__) for task in ids}
 
 
-def _notes(asked: Asked, spec: ModelSpec, found: Sequence[Segment]) -> Iterator[str]:
+def _read_notes(tracks: Sequence[_Track]) -> Iterator[str]:
+    """What is to be said of the recording itself, once if it holds for every channel."""
+    if len(tracks) == 1 and tracks[0].recording.channel is not None:
+        yield "it has one channel; there is nothing to keep apart"
+    yield from dict.fromkeys(note for track in tracks for note in track.recording.notes)
+
+
+def _notes(job: _Job, found: Sequence[Segment]) -> Iterator[str]:
+    asked, spec = job.asked, job.model.backend.spec
+    if job.hotwords and asked.tasks and all(task.kind not in SPOKEN for task in asked.tasks):
+        yield "hotwords are put right in transcripts, and none was asked; add asr"
+    if len(job.hotwords.words) > len(asked.hotwords) > 0:
+        yield f"{len(asked.hotwords)} of {len(job.hotwords.words)} hotwords stand in the prompt; all are put right"
     if all(NOT_SPEECH in segment.guards for segment in found):
         yield "no speech found"
+    elif any(task.kind in SPOKEN for task in asked.tasks) and not any(segment.text for segment in found):
+        yield "no words found in what sounds like speech"
     if asked.instruction and found and not any(one.tasks or one.answer or one.unparsed for one in found):
         yield f"the request fits no task that the model knows; it can do: {' '.join(spec.tasks)}"
     elif asked.instruction and len({segment.tasks for segment in found}) > 1:
@@ -317,21 +274,3 @@ def _notes(asked: Asked, spec: ModelSpec, found: Sequence[Segment]) -> Iterator[
         yield "the model heard each segment by itself: Speaker 1 of one need not be Speaker 1 of another"
     if asked.language is not None and not family_of(spec).names_language(asked):
         yield f"language '{asked.language}' was only checked: model '{spec.name}' hears the language by itself"
-
-
-class _Counted:
-    """A recording that knows afterwards how much audio it gave."""
-
-    def __init__(self, recording: Recording) -> None:
-        self.source = recording.source
-        self.duration_s = 0.0
-        self._recording = recording
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(self._recording.notes)
-
-    def blocks(self) -> Iterator[Float32]:
-        for block_T in self._recording.blocks():
-            self.duration_s += len(block_T) / SAMPLE_RATE_HZ
-            yield block_T

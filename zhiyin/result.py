@@ -38,6 +38,22 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """A hotword put right: characters `start` to `end` of the text (the end is outside) were something else.
+
+    `heard` is what the model said and `became` what stands there now; `by` is ``sound`` or ``pair`` (of a pair
+    ``wrong => right``), `score` how alike both sound, 0 to 1.
+    """
+
+    start: int
+    end: int
+    heard: str
+    became: str
+    by: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A timed piece of the recording and all that was understood of it.
 
@@ -47,6 +63,9 @@ class Segment:
     `language` is what the model says it heard, where it says so.
     `written` is `text` with its numbers in written form, where that was asked; `written_spans` say which pieces of
     `text` became which pieces of `written`. Words keep what was spoken.
+    `corrections` are the hotwords put right in `text`, in order.
+    `channel` is the channel of the recording, the first being 0, where channels were kept apart.
+    `confidence` is the mean probability of the tokens that say it, of the CTC head where the transcript is from there.
     """
 
     start_s: float
@@ -63,6 +82,9 @@ class Segment:
     language: str = ""
     written: str = ""
     written_spans: tuple[Rewrite, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    channel: int | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class Result:
         source: file name or ``<bytes>``, ``<array>``, ``<stdin>``.
         duration_s: length of the decoded audio.
         tasks: task ids that were asked or, for a plain-language instruction, understood.
-        text: transcript of all segments joined.
+        text: transcript of all segments joined, in order of time also where channels were kept apart.
         labels: task id -> label of the whole recording, by speech time; segments keep their own.
         answer: text answers of all segments joined.
         translation: translations of all segments joined.

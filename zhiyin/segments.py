@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from zhiyin.audio.merge import merge_text, merge_words
 from zhiyin.audio.vad import Span
 from zhiyin.audio.windows import Window
-from zhiyin.result import Segment, Turn, Word
+from zhiyin.result import Correction, Segment, Turn, Word
 from zhiyin.tasks.parse import Parsed, join_words
-from zhiyin.text import itn
+from zhiyin.text import hotwords, itn
 from zhiyin.text.guard import guard_pieces, guard_text
+from zhiyin.text.hotword_list import HotwordList
 
 NOT_SPEECH = "text without speech cut"
 
@@ -131,6 +132,21 @@ def cut_turns(turns: Sequence[Turn], text: str, *, from_end: bool = False) -> tu
                 at += 1
         kept.append(Turn(turn.speaker, " ".join("".join(chars[::step]).split())))
     return tuple(turn for turn in kept[::step] if turn.text)
+
+
+def with_hotwords(segment: Segment, words: HotwordList, language: str | None = None) -> Segment:
+    """The segment with its hotwords put right by their sound, and what was changed; word times move along.
+
+    Call it when the segment is final, before `with_written`: figures are not looked at by sound.
+
+    Args:
+        segment: merged with its neighbours.
+        words: from `hotword_list.read`.
+        language: code of the language spoken, where the segment does not say it.
+    """
+    right, changes = hotwords.correct_segment(segment, words, language=language)
+    found = tuple(Correction(one.new_start, one.new_end, one.old, one.new, one.by, one.score) for one in changes)
+    return replace(right, corrections=found)
 
 
 def with_written(segment: Segment) -> Segment:

@@ -65,6 +65,7 @@ class Shown:
         lines: all of its text, a line for each thing said; shown in one cue where there are no `words`.
         words: pieces of the text with times, from `timed`; they are cut into cues instead of `lines`.
         note: stands behind the first cue of words, e.g. ``[happy]``; the rules do not count it.
+        lead: stands before each cue, e.g. ``[channel 0] ``; the rules do not count it.
     """
 
     start_s: float
@@ -72,6 +73,7 @@ class Shown:
     lines: tuple[str, ...] = ()
     words: tuple[Word, ...] = ()
     note: str = ""
+    lead: str = ""
 
 
 def timed(segment: Segment) -> tuple[Word, ...]:
@@ -111,7 +113,7 @@ def cues(shown: Sequence[Shown], *, rules: Rules = RULES, duration_s: float = ma
     wanted: list[float] = []  # when each can be taken away
     for one in shown:
         made = list(_of_words(one, rules, duration_s) if one.words else _of_lines(one, rules))
-        found += [cue for cue, _ in made if cue.lines]
+        found += [replace(cue, lines=(one.lead + cue.lines[0], *cue.lines[1:])) for cue, _ in made if cue.lines]
         wanted += [end_s for cue, end_s in made if cue.lines]
     following = [cue.start_s for cue in found[1:]] + [math.inf] * bool(found)
     return [

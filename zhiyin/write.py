@@ -1,6 +1,7 @@
 """A result as the text of a file: txt for people, json with everything, srt and vtt subtitles, tsv for tables.
 
-Texts to be read (txt, srt, vtt) show the written form where the result has one; tsv keeps the words as spoken.
+All but json, which has both, show the written form where the result has one. Where channels were kept apart, each
+says which it is.
 """
 
 import json
@@ -19,10 +20,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def txt(result: Result) -> str:
     """The transcript in one line, then a line ``title: value`` for each label, answer and translation.
 
-    Where speakers were asked, the transcript has a line for each turn.
+    Where speakers were asked, the transcript has a line for each turn, and where channels were kept apart, for each
+    segment.
     """
-    if any(segment.turns for segment in result.segments):
-        lines = [line for segment in result.segments for line in _shown(segment)]
+    if any(segment.turns or segment.channel is not None for segment in result.segments):
+        lines = [_channel(segment) + line for segment in result.segments for line in _said(segment)]
     else:
         lines = [_line(result.written or result.text)] if result.text else []
     lines += [f"{_TITLES.get(task, task)}: {_line(label)}" for task, label in result.labels.items()]
@@ -61,12 +63,18 @@ def vtt(result: Result) -> str:
 
 
 def tsv(result: Result) -> str:
-    """A header and one row per segment; times in whole milliseconds, labels as ``task=label`` joined by ``;``."""
+    """A header and one row per segment; times in whole milliseconds, labels as ``task=label`` joined by ``;``.
+
+    Where channels were kept apart, there is a last column with their numbers.
+    """
     rows: list[tuple[str, ...]] = [("start_ms", "end_ms", "text", "labels", "answer", "translation")]
     for segment in result.segments:
         labels = ";".join(f"{task}={label}" for task, label in segment.labels.items())
-        texts = (" ".join(_spoken(segment)), labels, segment.answer, segment.translation)
+        texts = (" ".join(_said(segment)), labels, segment.answer, segment.translation)
         rows.append((str(_ms(segment.start_s)), str(_ms(segment.end_s)), *map(_line, texts)))
+    if any(segment.channel is not None for segment in result.segments):
+        channels = ["channel", *(str(segment.channel) for segment in result.segments)]
+        rows = [(*row, channel) for row, channel in zip(rows, channels, strict=True)]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
@@ -75,29 +83,37 @@ FORMATS: dict[str, Callable[[Result], str]] = {"txt": txt, "json": to_json, "srt
 
 def _cues(result: Result) -> list[Cue]:
     """Transcript and labels in brackets, answer, translation; an answer or translation is of the segment as a whole."""
-    shown = []
-    for segment in result.segments:
-        labels = f"[{', '.join(segment.labels.values())}]" if segment.labels else ""
-        *turns, last = _shown(segment) or [""]
-        lines = [*turns, *(_line(text) for text in (f"{last} {labels}", segment.answer, segment.translation))]
-        is_whole = segment.turns or segment.answer or segment.translation
-        pieces = () if is_whole else timed(segment)
-        words = tuple(replace(word, text=_CONTROL.sub(" ", word.text)) for word in pieces)
-        shown.append(Shown(segment.start_s, segment.end_s, tuple(line for line in lines if line), words, _line(labels)))
-    return cues(shown, duration_s=result.duration_s)
+    found = []
+    for channel in dict.fromkeys(segment.channel for segment in result.segments):
+        shown = [_to_show(segment) for segment in result.segments if segment.channel == channel]
+        found += cues(shown, duration_s=result.duration_s)  # two channels may speak, and be shown, at the same time
+    return sorted(found, key=lambda cue: cue.start_s)
 
 
-def _spoken(segment: Segment) -> list[str]:
-    """The transcript: one line, or one for each turn, e.g. ``Speaker 1: turn left``."""
+def _to_show(segment: Segment) -> Shown:
+    labels = f"[{', '.join(segment.labels.values())}]" if segment.labels else ""
+    *turns, last = _said(segment) or [""]
+    lines = [*turns, *(_line(text) for text in (f"{last} {labels}", segment.answer, segment.translation))]
+    is_whole = segment.turns or segment.answer or segment.translation
+    pieces = () if is_whole else timed(segment)
+    words = tuple(replace(word, text=_CONTROL.sub(" ", word.text)) for word in pieces)
+    kept = tuple(line for line in lines if line)
+    return Shown(segment.start_s, segment.end_s, kept, words, _line(labels), _channel(segment))
+
+
+def _said(segment: Segment) -> list[str]:
+    """The transcript, in written form where there is one: one line, or one for each turn, ``Speaker 1: turn left``."""
     if segment.turns:
-        return [_line(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text) for turn in segment.turns]
-    return [_line(segment.text)] if segment.text else []
+        texts = [turn.written or turn.text for turn in segment.turns]
+        return [
+            _line(f"{turn.speaker}: {text}" if turn.speaker else text)
+            for turn, text in zip(segment.turns, texts, strict=True)
+        ]
+    return [_line(segment.written or segment.text)] if segment.text else []
 
 
-def _shown(segment: Segment) -> list[str]:
-    """As `_spoken`, in written form where there is one."""
-    turns = tuple(replace(turn, text=turn.written or turn.text) for turn in segment.turns)
-    return _spoken(replace(segment, text=segment.written or segment.text, turns=turns))
+def _channel(segment: Segment) -> str:
+    return "" if segment.channel is None else f"[channel {segment.channel}] "
 
 
 def _times(cue: Cue, point: str) -> str:

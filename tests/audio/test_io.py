@@ -372,10 +372,10 @@ def test_a_long_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytes
     largest = 0
     original = decode.to_mono
 
-    def watched(chunk: decode.Chunk, name: str, offset_s: float) -> Float32:
+    def watched(chunk: decode.Chunk, channel: int | None = None) -> Float32:
         nonlocal largest
         largest = max(largest, chunk.samples_TC.size)
-        return original(chunk, name, offset_s)
+        return original(chunk, channel)
 
     monkeypatch.setattr(io, "to_mono", watched)
     lengths = [len(block) for block in open_recording(path).blocks(5.0)]

@@ -31,6 +31,7 @@ class Energy:
 @pytest.fixture
 def loud_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vad, "Silero", Energy)
+    monkeypatch.setattr(windows, "is_steady", lambda samples_T: False)  # the speech of these tests is noise
 
 
 def noise(seconds: float, amplitude: float = 0.5) -> Float32:
@@ -81,6 +82,7 @@ def test_windows_of_any_recording(parts: list[tuple[bool, float]], block: int, l
     samples_T = np.concatenate([noise(seconds) if is_loud else hush(seconds) for is_loud, seconds in parts])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vad, "Silero", Energy)
+        patch.setattr(windows, "is_steady", lambda samples_T: False)
         expected = list(spans([samples_T]))
         made = list(cut(divided(samples_T, block), limit_s=limit_s))
         again = list(cut([samples_T], limit_s=limit_s))
@@ -179,9 +181,9 @@ def test_memory_does_not_grow_with_the_recording(loud_is_speech: None) -> None:
     short, _ = held_samples(300, speech_T)
     long, heard_s = held_samples(7200, speech_T)
     assert heard_s > 6000
-    assert long < 1.02 * short and long < 150 * SAMPLE_RATE_HZ
+    assert long < 1.02 * short and long < 200 * SAMPLE_RATE_HZ
     for base_T in (hush(30), noise(30)):  # an endless pause, endless speech
-        assert held_samples(600, base_T)[0] < 150 * SAMPLE_RATE_HZ
+        assert held_samples(600, base_T)[0] < 200 * SAMPLE_RATE_HZ
 
 
 def test_with_the_real_detector(repository: Path) -> None:

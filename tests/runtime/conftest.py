@@ -11,11 +11,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from zhiyin.deploy.export import Exported, export
 from zhiyin.model import checkpoint
 from zhiyin.model.config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from zhiyin.model.speech_lm import SpeechLM
 from zhiyin.runtime.eager import EagerBackend
-from zhiyin.runtime.export import Exported, export
 from zhiyin.runtime.generate import Prompt, Reply
 from zhiyin.runtime.onnx import OnnxBackend
 
@@ -56,13 +56,19 @@ def one_thread() -> None:
 
 @dataclass(frozen=True)
 class Tiny:
-    """One random model in all its forms."""
+    """One random model in all its forms; it is exported when a test asks for that."""
 
     model: SpeechLM
     checkpoint: Path
-    exported: Exported
     eager: EagerBackend
-    onnx: OnnxBackend
+
+    @functools.cached_property
+    def exported(self) -> Exported:
+        return export(self.checkpoint, self.checkpoint.with_name("bundle"))
+
+    @functools.cached_property
+    def onnx(self) -> OnnxBackend:
+        return OnnxBackend(self.bundle, threads=1)
 
     @property
     def bundle(self) -> Path:
@@ -111,17 +117,15 @@ Make = Callable[[str], Tiny]
 
 
 @pytest.fixture(scope="session")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A model of a decoder family, made once; only the one of Qwen3 has no CTC head."""
+def make(tmp_path_factory: pytest.TempPathFactory, device: str) -> Make:
+    """A model of a decoder family, made once; only the one of Qwen3 has no CTC head. `eager` runs on `--device`."""
 
     @functools.cache
     def of(family: str) -> Tiny:
         folder = tmp_path_factory.mktemp(family)
         model = _random_model(DECODERS[family], ctc=family != "qwen3")
         checkpoint.save(folder / "checkpoint", model, SPEC, _vocabulary())
-        exported = export(folder / "checkpoint", folder / "bundle")
-        eager = EagerBackend(folder / "checkpoint", device="cpu")
-        return Tiny(model, folder / "checkpoint", exported, eager, OnnxBackend(folder / "bundle", threads=1))
+        return Tiny(model, folder / "checkpoint", EagerBackend(folder / "checkpoint", device=device, dtype="float32"))
 
     return of
 

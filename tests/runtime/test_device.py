@@ -7,10 +7,12 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
 
 from zhiyin.errors import UserError
 from zhiyin.runtime import device, eager
 from zhiyin.runtime.base import Device
+from zhiyin.runtime.eager import EagerBackend
 from zhiyin.runtime.onnx import OnnxBackend
 
 ALL = ("cuda:0", "cuda:1", "npu:0", "mps:0", "cpu")
@@ -62,6 +64,14 @@ def test_the_note_of_the_probe_is_shown() -> None:
         device.choose("npu", ("cpu",), engine="torch", note="torch_npu does not load")
 
 
+def test_a_fallback_only_where_it_is_allowed_and_never_in_silence() -> None:
+    fallen = device.choose("npu:0", ("cpu",), engine="torch", note="no CANN", allow_fallback=True)
+    assert str(fallen) == "cpu (npu:0 was asked for: torch has only cpu here, no CANN; fallback allowed)"
+    assert device.choose("cuda:1", ALL, engine="torch", allow_fallback=True) == Device("cuda:1", "asked for")
+    with pytest.raises(UserError, match="did you mean 'npu'"):  # a slip of the finger is no device that is missing
+        device.choose("nqu", ("cpu",), engine="torch", allow_fallback=True)
+
+
 @pytest.mark.parametrize(
     ("asked", "name", "dtype", "reason"),
     [
@@ -77,29 +87,59 @@ def test_number_formats(asked: str, name: str, dtype: str, reason: str) -> None:
     assert device.choose_dtype(asked, Device(name, "")) == (dtype, reason)
 
 
+class Chip:
+    """`torch.npu` of a card without bfloat16, as torch_npu answers on an Ascend310P3."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def is_bf16_supported() -> bool:
+        return False
+
+    @staticmethod
+    def get_device_name(number: int) -> str:
+        return f"Ascend310P{number}"
+
+
+def test_a_chip_without_bfloat16(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "npu", Chip, raising=False)
+    npu = Device("npu:3", "")
+    assert device.choose_dtype("auto", npu) == (
+        "float16",
+        "auto: half the memory on npu, and npu:3 (Ascend310P3) has no bfloat16",
+    )
+    assert device.choose_dtype("float16", npu) == ("float16", "asked for")
+    with pytest.raises(UserError, match=r"dtype 'bfloat16': npu:3 \(Ascend310P3\) has no such numbers; use float16 or"):
+        device.choose_dtype("bfloat16", npu)
+
+
 def test_a_number_format_that_is_none() -> None:
     with pytest.raises(UserError, match=r"dtype 'fp16' is not known; known: auto float32 bfloat16 float16"):
         device.choose_dtype("fp16", Device("cpu", ""))
 
 
-def test_free_memory_is_what_the_system_says(tmp_path: Path, monkeypatch) -> None:
+def test_free_memory_is_what_the_system_says(tmp_path: Path) -> None:
     """The smaller of what the machine and its container leave; cached files of a container can be given up."""
     free = device.free_bytes("cpu")
-    assert free is not None and 2**20 < free < 2**50
-    monkeypatch.setattr(device, "_GROUP", tmp_path)
-    assert device.free_bytes("cpu") > 0
-    (tmp_path / "memory.max").write_text("9000000\n")
-    (tmp_path / "memory.current").write_text("5000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1500000\n")
-    assert device.free_bytes("cpu") == 5_500_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert device.free_bytes("cpu") > 2**20
-    version_1 = tmp_path / "memory"
-    version_1.mkdir()
-    (version_1 / "memory.limit_in_bytes").write_text("800\n")
-    (version_1 / "memory.usage_in_bytes").write_text("300\n")
-    (version_1 / "memory.stat").write_text("total_inactive_file 100\n")
-    assert device.free_bytes("cpu") == 600
+    assert free is not None and 2**20 < free < 2**50 and free == pytest.approx(device.free_host_bytes(), rel=0.2)
+    assert device.free_host_bytes(tmp_path) is None and device.host_bytes(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable: 8000 kB\n")
+    assert device.free_host_bytes(tmp_path) == 8000 * 1024 and device.host_bytes(tmp_path) == 9000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    (group / "memory").mkdir(parents=True)
+    (group / "memory.max").write_text("9000000\n")
+    (group / "memory.current").write_text("5000000\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 1500000\n")
+    assert device.free_host_bytes(tmp_path) == 5_500_000 and device.host_bytes(tmp_path) == 9_000_000
+    (group / "memory.max").write_text("max\n")
+    assert device.free_host_bytes(tmp_path) == 8000 * 1024 and device.host_bytes(tmp_path) == 9000 * 1024
+    (group / "memory/memory.limit_in_bytes").write_text("800\n")
+    (group / "memory/memory.usage_in_bytes").write_text("300\n")
+    (group / "memory/memory.stat").write_text("total_inactive_file 100\n")
+    assert device.free_host_bytes(tmp_path) == 600 and device.host_bytes(tmp_path) == 800
 
 
 def test_what_cannot_fit_is_refused_with_figures(monkeypatch) -> None:
@@ -127,7 +167,7 @@ def test_devices_of_this_machine() -> None:
 
 
 def test_backends_say_where_they_run(small) -> None:
-    assert small.eager.device == Device("cpu", "asked for; float32: auto: exact")
+    assert EagerBackend(small.checkpoint, device="cpu").device == Device("cpu", "asked for; float32: auto: exact")
     assert small.onnx.device == Device("cpu", "auto: onnxruntime has no other device")
 
 
@@ -140,6 +180,19 @@ def test_a_listed_device_that_does_not_open(small, monkeypatch) -> None:
         OnnxBackend(small.bundle, device="cuda")
     fallen = OnnxBackend(small.bundle, device="auto")
     assert fallen.device.name == "cpu" and fallen.device.reason.startswith("auto: device 'cuda': onnxruntime lists it")
+
+
+def test_a_listed_device_that_torch_cannot_open(small, monkeypatch) -> None:
+    """Busy, lost, or its driver gone: the first number does not get there."""
+    monkeypatch.setattr(eager, "devices", lambda: ("meta", "cpu"))  # numbers go there and none comes back
+    monkeypatch.setattr(eager, "choose", lambda *_, **__: Device("meta", "asked for"))
+    with pytest.raises(UserError, match=r"device 'npu:0': it does not open \(.*\); see `zhiyin doctor`"):
+        eager.open_device("npu:0")
+    fallen = EagerBackend(small.checkpoint, device="npu:0", allow_fallback=True)
+    assert fallen.device.name == "cpu" and fallen.encode(small.mels(80))
+    assert fallen.device.reason.startswith("meta was asked for: it does not open (")
+    assert fallen.device.reason.endswith("; fallback allowed; float32: auto: exact")
+    assert eager.open_device("auto").reason.startswith("auto: meta is there, but it does not open")
 
 
 PROBE = """

@@ -12,7 +12,7 @@ from zhiyin.runtime.generate import Prompt, decode
 
 
 def test_float32_is_the_default_on_the_cpu_and_gives_the_same_bits(small):
-    default, asked = small.eager, EagerBackend(small.checkpoint, device="cpu", dtype="float32")
+    default, asked = (EagerBackend(small.checkpoint, device="cpu", dtype=dtype) for dtype in ("auto", "float32"))
     assert default.spec.precision == asked.spec.precision == "float32"
     assert {parameter.dtype for parameter in default.model.parameters()} == {torch.float32}
     mel = small.mels(120)

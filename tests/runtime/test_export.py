@@ -10,10 +10,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from zhiyin.deploy import export_quantised, export_trace
+from zhiyin.deploy.export import Exported, export
+from zhiyin.deploy.export_plan import Options
 from zhiyin.errors import UserError
 from zhiyin.runtime import bundle
-from zhiyin.runtime import export as exporting
-from zhiyin.runtime.export import export
 from zhiyin.runtime.generate import decode
 from zhiyin.runtime.onnx import OnnxBackend
 
@@ -48,8 +49,8 @@ def places(path: Path) -> dict[str, tuple[str, str, str]]:
 
 
 @pytest.fixture(scope="module", params=["float32", "float16", "int8"])
-def precise(make, tmp_path_factory, request) -> exporting.Exported:
-    return export(make("qwen2").checkpoint, tmp_path_factory.mktemp(request.param) / "out", precision=request.param)
+def precise(make, tmp_path_factory, request) -> Exported:
+    return export(make("qwen2").checkpoint, tmp_path_factory.mktemp(request.param) / "out", Options(request.param))
 
 
 def test_graphs_hold_only_what_static_compilers_take(tiny, precise) -> None:
@@ -117,6 +118,32 @@ def test_smaller_precisions_stay_near(small, precise) -> None:
     assert table.dtype == (np.float32 if precision == "float32" else np.float16)
 
 
+def test_products_with_integers(small, tmp_path, monkeypatch) -> None:
+    """In the encoder alone: the scale of a call is that of all its rows, and the decoder runs rows together."""
+    monkeypatch.setattr(export_quantised, "MIN_ELEMENTS", 1000)
+    out = export(small.checkpoint, tmp_path / "out", Options("int8-dynamic")).folder
+    graph = onnx.load(out / bundle.ENCODER).graph
+    kinds = [node.op_type for node in graph.node]
+    products = kinds.count("MatMulInteger")
+    listening = [w for n, w in small.model.named_parameters() if n.startswith(("encoder", "projector", "ctc"))]
+    assert products == sum(w.dim() == 2 and w.numel() >= 1000 for w in listening)
+    assert 0 < kinds.count("DynamicQuantizeLinear") < products, "what feeds several products is quantised once"
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    integers = {name: array for name, array in tensors.items() if array.dtype == np.int8 and array.ndim == 2}
+    assert len(integers) == products
+    exact = [w.T.numpy() for w in small.model.parameters() if w.dim() == 2]
+    for name, array in integers.items():
+        assert np.abs(array.astype(int)).max(axis=0).tolist() == [63] * array.shape[1]
+        wide = array * tensors[name.replace(".stored", ".scale")]
+        limit = 1.001 * np.abs(wide).max(axis=0) / 63 / 2
+        assert sum(w.shape == wide.shape and (np.abs(w - wide) <= limit).all() for w in exact) == 1
+    for name in (bundle.PREFILL, bundle.STEP):
+        assert "MatMulInteger" not in {node.op_type for node in onnx.load(out / name).graph.node}
+    backend = OnnxBackend(out, threads=1)
+    for mine, true in zip(backend.encode(small.mels(300, 40)), small.eager.encode(small.mels(300, 40)), strict=True):
+        assert 1e-5 < np.abs(mine.vectors_SD - true.vectors_SD).max() / np.abs(true.vectors_SD).max() < 5e-2
+
+
 def test_the_record_says_what_the_model_is(small) -> None:
     record = json.loads((small.bundle / bundle.RECORD).read_text())
     assert record["format"] == 1 and record["precision"] == "float32" and record["family"] == "zhiyin"
@@ -131,16 +158,16 @@ def test_an_older_bundle_is_replaced_only_by_a_proven_one(small, tmp_path, monke
     export(small.checkpoint, out)
     assert not (out / "left over").exists()
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setitem(exporting.TOLERANCE, "int8", 1e-9)
+    monkeypatch.setitem(export_trace.TOLERANCE, "int8", 1e-9)
     with pytest.raises(UserError, match=r"encoder.onnx: vectors differs from PyTorch by .*; nothing was replaced"):
-        export(small.checkpoint, out, precision="int8")
+        export(small.checkpoint, out, Options("int8"))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "no scratch folder stays"
 
 
 def test_a_wrong_graph_is_noticed(small, tmp_path, monkeypatch) -> None:
     """The comparison really looks: a tracer that loses the scale of the attention is caught."""
-    monkeypatch.setattr(exporting, "_plain_attention", lambda: _Skewed())
+    monkeypatch.setattr(export_trace, "_plain_attention", lambda: _Skewed())
     with pytest.raises(UserError, match=r"encoder.onnx: .* differs from PyTorch"):
         export(small.checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -158,8 +185,8 @@ class _Skewed:
 
 
 def test_wrong_requests(small, tmp_path) -> None:
-    with pytest.raises(UserError, match="precision 'int4' is not known; known: float32 float16 int8"):
-        export(small.checkpoint, tmp_path / "out", precision="int4")
+    with pytest.raises(UserError, match="precision 'int4' is not known; known: float32 float16 int8 int8-dynamic"):
+        export(small.checkpoint, tmp_path / "out", Options("int4"))
     (tmp_path / "precious.txt").touch()
     with pytest.raises(UserError, match="it is there and no bundle"):
         export(small.checkpoint, tmp_path)

@@ -15,11 +15,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from zhiyin.deploy.export import export
 from zhiyin.model.convert.command import Request, convert
 from zhiyin.model.convert.osum import OSUM, OSUM_PANGU
 from zhiyin.runtime.base import Float32
 from zhiyin.runtime.eager import EagerBackend
-from zhiyin.runtime.export import export
 from zhiyin.runtime.generate import Prompt, decode
 from zhiyin.runtime.onnx import OnnxBackend
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from zhiyin.errors import UserError
-from zhiyin.runtime import bundle
+from zhiyin.runtime import bundle, onnx
 from zhiyin.runtime import load as loading
 from zhiyin.runtime.generate import Prompt, decode
 from zhiyin.runtime.load import load
@@ -44,7 +44,7 @@ def test_wrong_requests(small, tmp_path) -> None:
     for arguments, message in (
         ({"model": "pockett"}, r"model 'pockett' is not there; known: pocket, the names .*did you mean 'pocket'\?"),
         ({"model": tmp_path / "nothing"}, "is not there; known: pocket"),
-        ({"model": small.bundle, "backend": "trt"}, "backend 'trt' is not known; known: auto onnx eager hf"),
+        ({"model": small.bundle, "backend": "trt"}, "backend 'trt' is not known; known: auto onnx om eager hf"),
         (
             {"model": small.bundle, "backend": "eager"},
             r"needs config.json and weights of a checkpoint \(backend eager\); found",
@@ -58,9 +58,44 @@ def test_wrong_requests(small, tmp_path) -> None:
         ({"model": small.bundle, "dtype": "bfloat16"}, "is a bundle and runs as it was exported; leave it out"),
         ({"model": small.checkpoint, "dtype": "int7"}, "dtype 'int7' is not known"),
         ({"model": small.bundle, "device": "abacus"}, "device 'abacus' is not known"),
+        (
+            {"model": small.bundle, "device": "abacus", "allow_fallback": True},
+            "device 'abacus' is not known",
+        ),
+        ({"model": small.bundle, "backend": "om"}, "its graphs are ONNX; run zhiyin atc"),
     ):
         with pytest.raises(UserError, match=message):
             load(**arguments)
+
+
+@pytest.fixture
+def lists_a_device(monkeypatch) -> None:
+    """onnxruntime lists Ascend devices, as builds for them do everywhere, and takes the CPU when asked for one."""
+    listed = ["CANNExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnx.onnxruntime, "get_available_providers", lambda: listed)
+
+
+def test_another_device_only_where_it_is_allowed(small, lists_a_device, tmp_path) -> None:
+    """A provider that falls back by itself is an error; with leave to fall back, the device says what happened."""
+    with pytest.raises(UserError, match=r"device 'npu'.* lists it but cannot open it"):
+        load(small.bundle, device="npu", threads=1)
+    device = load(small.bundle, device="npu", threads=1, allow_fallback=True).backend.device
+    assert (
+        device.name == "cpu" and device.reason.startswith("npu was asked for: ") and "cannot open it" in device.reason
+    )
+    assert device.reason.endswith("; fallback allowed")
+    assert load(small.bundle, device="cpu", threads=1, allow_fallback=True).backend.device.reason == "asked for"
+    folder = shutil.copytree(small.bundle, tmp_path / "bundle")
+    _flip("encoder.onnx")(folder)
+    with pytest.raises(UserError, match=r"encoder.onnx is damaged"):
+        load(folder, device="npu", allow_fallback=True)
+
+
+def test_fallback_of_a_checkpoint(small) -> None:
+    with pytest.raises(UserError, match="device 'cuda:5': torch has only"):
+        load(small.checkpoint, device="cuda:5")
+    device = load(small.checkpoint, device="cuda:5", allow_fallback=True).backend.device
+    assert device.name == "cpu" and "cuda:5 was asked for" in device.reason and "fallback allowed" in device.reason
 
 
 def _as_stored(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:

@@ -1,10 +1,12 @@
 """Repetition loops and impossible density are cut and flagged; speech that people can say is left alone."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.text.guard import DENSITY, REPETITION, guard_pieces, guard_text, least_s
+from zhiyin.text.guard import DENSITY, REPETITION, guard_pieces, guard_text, is_sure, least_s
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,70 @@ def test_an_answer_is_not_bound_to_the_time() -> None:
 def test_a_chinese_character_needs_less_time_than_a_word() -> None:
     assert 0 < least_s("好") < least_s("good")
     assert least_s("你好 world") == pytest.approx(2 * least_s("好") + least_s("world"))
+
+
+THANKS = "thank you for watching thank you so much for watching thank you very much for watching "
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+ONE_TURN = "thank you for watching thank you so much for watching thank you very much for watching"
+LOOK = "这个 那个 这里 那里 它 大家 图 表 这个 数"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (THANKS * 3, "thank you for watching thank you so much"),
+        ("we met today " + THANKS * 6, f"we met today {ONE_TURN}"),
+        ("".join(f"请点赞订阅转发打赏支持明镜栏目{end}" for end in "的了吧啊的吗"), "请点赞订阅转发打赏支持明镜栏目的"),
+        ("".join(f"我们来看一下{what}" for what in LOOK.split()), "我们来看一下这个"),
+    ],
+)
+def test_a_loop_whose_turns_differ_is_cut_where_it_begins_again(text: str, expected: str) -> None:
+    assert guard_text(text) == (expected, (REPETITION,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "row row row your boat gently down the stream merrily merrily merrily merrily life is but a dream " * 3,
+        "happy birthday to you happy birthday to you happy birthday dear tom happy birthday to you",
+        " ".join(f"{tens} {ones}" for tens in ("twenty", "thirty", "forty", "fifty") for ones in DIGITS[1:]),
+        "".join(f"{tens}十{ones}" for tens in "二三四五" for ones in "一二三四五六七八九"),
+        " ".join(f"chapter one section {number}" for number in DIGITS[1:]),
+        "四是四十是十十四是十四四十是四十谁能分得清请来试一试谁说四是十就打谁四十谁说十是四就打谁十四",
+        "she sells sea shells by the sea shore the shells she sells are sea shells i'm sure so if she sells sea shells "
+        "on the sea shore then i'm sure she sells sea shore shells",
+    ],
+)
+def test_what_repeats_with_a_meaning_is_left_alone(text: str) -> None:
+    assert guard_text(text) == (text, ())
+
+
+@given(st.randoms(use_true_random=True), st.integers(0, 100))
+def test_numbers_however_long_are_no_loop(random: Random, length: int) -> None:
+    for digits in (DIGITS, list("零一二三四五六七八九")):
+        pieces = [random.choice(digits) for _ in range(length)]
+        assert guard_pieces(pieces) == (list(range(length)), ())
+
+
+def sure(text: str = "open", confidence: float = 0.7, **changes: float) -> bool:
+    clear = {"at_least": 0.4, "peak": 1.0, "level_range_db": 40.0, "speech_s": 0.5}
+    return is_sure(text, confidence, **{**clear, **changes})
+
+
+def test_what_was_clearly_said_needs_what_the_model_asks_for() -> None:
+    assert sure() and not sure(confidence=0.39)
+    assert sure(confidence=0.41, speech_s=9.0), "few words in much clear speech: the model knows few of them"
+
+
+@pytest.mark.parametrize("doubt", [{"peak": 0.9}, {"level_range_db": 12.0}])
+def test_doubtful_sounds_need_more(doubt: dict[str, float]) -> None:
+    assert not sure(**doubt) and sure(confidence=0.85, **doubt)
+    assert not sure(confidence=0.99, speech_s=6.0, **doubt), "one word in six seconds of a crowd"
+    assert sure(text="五六七", confidence=0.99, speech_s=6.0, **doubt)
+    assert not sure(text="", confidence=0.99, **doubt)
+
+
+def test_without_a_known_scale_nothing_is_doubted() -> None:
+    assert sure(confidence=0.1, at_least=0.0, peak=0.5, level_range_db=1.0)

@@ -1,6 +1,5 @@
 """Hotwords are put right by sound; common words, numbers and everything else stay; spans and times are kept."""
 
-import time
 from itertools import pairwise
 
 import pytest
@@ -12,10 +11,6 @@ from zhiyin.text import phonetics
 from zhiyin.text.hotword_list import read
 from zhiyin.text.hotword_search import common, en_score, index, zh_score
 from zhiyin.text.hotwords import correct, correct_segment, likely, move_times
-
-if not (phonetics.DATA / "pinyin.txt").exists():
-    reason = "the word tables are not made: scripts/make_word_data.py"
-    pytest.skip(reason, allow_module_level=True)
 
 NAMES = [
     "知音",
@@ -114,6 +109,16 @@ def test_a_stricter_and_a_looser_threshold() -> None:
     assert correct("mister kofolsky", words, threshold=0.7).text == "mister Kowalski"
 
 
+def test_many_short_names_must_sound_the_same_tones_too() -> None:
+    """Among hundreds of names, one sounds nearly like two characters of any long text."""
+    few = ["知音", *(f"{char}文" for char in "赵钱孙李周吴郑王冯陈")]
+    many = [a + b for a in "赵钱孙李周吴郑王冯陈褚卫蒋沈韩杨" for b in "伟芳娜敏静丽"]
+    assert correct("请知引说话", read(few)).text == "请知音说话"
+    assert correct("请知引说话", read([*few, *many])).text == "请知引说话"
+    assert correct("请知引说话", read([*few[1:], *many, "知音 3.0"])).text == "请知音说话"
+    assert correct("请支音说话", read([*few, *many])).text == "请知音说话"
+
+
 # Characters and words in which hotwords, their homophones and common words meet
 PIECES = st.sampled_from(
     [*"知之只枝音因阴为张章小晓明名一二博王", "alexa", "lexa", "a", "kuber", "netes", "GPT", "4", " ", "，"]
@@ -189,7 +194,6 @@ def test_pinyin_against_what_every_dictionary_says() -> None:
     assert phonetics.readings("鱼") == (("", "v", 2),)
     assert phonetics.readings("月") == phonetics.readings("阅") == (("", "ve", 4),)
     assert phonetics.readings("a") == ()
-    assert len(phonetics._readings()) > 20_000
     near = [("四", "是"), ("南", "兰"), ("分", "风"), ("心", "星"), ("福", "湖"), ("山", "三"), ("班", "帮")]
     assert all(0 < phonetics.syllable_distance(a, b) < 0.35 for a, b in near)
     assert all(phonetics.syllable_distance(a, b) >= 0.6 for a, b in ["水火", "天地", "大小"])
@@ -254,12 +258,24 @@ def test_likely_words_for_a_prompt() -> None:
     assert likely("nothing of it", many) == ()
 
 
-def test_a_thousand_hotwords_are_fast_and_a_hundred_thousand_are_bounded() -> None:
-    """Generous limits: the machine may be busy; the benchmark has the figures."""
-    chars = sorted(char for char in {c for word in common("zh") for c in word} if phonetics.readings(char))[:300]
+def test_among_a_hundred_thousand_hotwords_the_right_one_is_found() -> None:
+    chars = sorted({char for word in common("zh") for char in word if phonetics.readings(char)})[:300]
     names = [a + b + c for a in chars[:50] for b in chars[50:100] for c in chars[100:140]]
-    text = "".join(chars) * 34
-    for number, limit_s in ((1000, 5.0), (100_000, 30.0)):
-        started = time.monotonic()
-        correct(text[:10_000], read(names[:number]))
-        assert time.monotonic() - started < limit_s
+    many = read([*names[:99_000], "张晓明", "Kubernetes"])
+    assert len(many.words) > 99_000
+    assert correct("我们请张小名来讲 cubernetes", many).text == "我们请张晓明来讲 Kubernetes"
+
+
+def test_our_words_are_written_down_as_they_are_compared() -> None:
+    """Chinese words of two to four characters, English ones in small letters; endings are taken off when looking."""
+    assert all(2 <= len(word) <= 4 and all("\u4e00" <= char <= "\u9fff" for char in word) for word in common("zh"))
+    assert all(word.isascii() and word.isalpha() and word.islower() for word in common("en"))
+    assert len(common("zh")) > 40_000 and len(common("en")) > 4_000
+    text = "she was running happily and tries the largest studies makes planned carefully"
+    assert correct(text, read(["Runing", "Happilly", "Trise", "Largesst", "Studys", "Planed", "Carefuly"])).text == text
+
+
+def test_readings_that_nobody_says_do_not_count() -> None:
+    assert phonetics.readings("王") == (("", "uang", 2),), "dictionaries have wàng and yù too"
+    assert [final for _, final, _ in phonetics.readings("行")][:2] in (["ing", "ang"], ["ang", "ing"])
+    assert phonetics.readings("了")[0] == ("l", "e", 5)

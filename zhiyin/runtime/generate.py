@@ -7,6 +7,7 @@ import numpy as np
 
 from zhiyin.errors import UserError
 from zhiyin.runtime.base import Backend, Float32
+from zhiyin.runtime.bias import ROOT, Bias
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def decode(
     max_new_tokens: int,
     repetition_penalty: float = 1.0,
     forbid: Sequence[int] = (),
+    bias: Bias | None = None,
 ) -> list[Reply]:
     """Greedy replies; each is what the prompt alone would get.
 
@@ -50,6 +52,7 @@ def decode(
         repetition_penalty: divides positive and multiplies negative scores of tokens already said (CTRL, Keskar et
             al. 2019, equation 1); 1 changes nothing.
         forbid: ids that are never said.
+        bias: hotwords made likelier, from `runtime.bias.build`; confidences stay those of the model alone.
 
     Raises:
         UserError: a prompt does not fit the model's memory.
@@ -67,7 +70,7 @@ def decode(
     while active and session is not None:
         logits_BV = session.extend(embeds)
         for i, logits_V in zip(active, logits_BV, strict=True):
-            drafts[i].choose(logits_V, backend.spec.eos_id, repetition_penalty, forbid)
+            drafts[i].choose(logits_V, backend.spec.eos_id, repetition_penalty, forbid, bias)
         rows = [row for row, i in enumerate(active) if not drafts[i].done]
         if 0 < len(rows) < len(active):
             session.keep(rows)
@@ -104,12 +107,15 @@ class _Draft:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.ended = False
+        self.node = ROOT  # of the bias
 
     @property
     def done(self) -> bool:
         return self.ended or len(self.ids) >= self.limit
 
-    def choose(self, logits_V: np.ndarray, eos_id: int, penalty: float, forbid: Sequence[int]) -> None:
+    def choose(
+        self, logits_V: np.ndarray, eos_id: int, penalty: float, forbid: Sequence[int], bias: Bias | None
+    ) -> None:
         """Take the best token of one step."""
         if not np.isfinite(logits_V).all():
             raise FloatingPointError("the model's scores are not finite: its weights are broken, or overflow here")
@@ -119,7 +125,10 @@ class _Draft:
             said = list(set(self.ids))
             scores_V[said] = np.where(scores_V[said] > 0, scores_V[said] / penalty, scores_V[said] * penalty)
             scores_V[list(forbid)] = -np.inf
+        if bias is not None:
+            scores_V = bias.add(scores_V, self.node)
         token = int(scores_V.argmax())
+        self.node = bias.step(self.node, token) if bias is not None else ROOT
         top = logits_V.max()
         total = np.exp(logits_V - top).sum(dtype=np.float64)  # a vocabulary of 150,000 is summed each step
         self.logprobs.append(float(logits_V[token]) - float(top) - float(np.log(total)))

@@ -3,28 +3,35 @@
 import difflib
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer
 
 from zhiyin.errors import UserError
 from zhiyin.model.files import CONFIG, is_checkpoint, listing
 from zhiyin.runtime import bundle, hf_spec, known, store
+from zhiyin.runtime.ascend import AscendBackend
 from zhiyin.runtime.base import Backend
-from zhiyin.runtime.device import before_torch
+from zhiyin.runtime.device import before_torch, choose, fall_back
 from zhiyin.runtime.onnx import OnnxBackend
 
-BACKENDS = ("auto", "onnx", "eager", "hf")
+BACKENDS = ("auto", "onnx", "om", "eager", "hf")
 POCKET = "pocket"
 
 _POCKET_FOLDER = Path(__file__).resolve().parent.parent / POCKET
 _POCKET_PARTS = {"eager": "checkpoint"}
 _NEEDS = {
     "onnx": f"{bundle.RECORD} of a bundle",
+    "om": f"{bundle.RECORD} of a bundle that zhiyin atc wrote",
     "eager": f"{CONFIG} and weights of a checkpoint",
     "hf": f"{CONFIG} and weights of a model of the hub",
 }
+
+
+B = TypeVar("B", bound=Backend)
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,21 @@ def load(
     threads: int | None = None,
     dtype: str = "auto",
     allow_download: bool = False,
+    allow_fallback: bool = False,
 ) -> Loaded:
     """Load a model.
 
     Args:
-        model: ``pocket`` or nothing for the built-in one; else a folder: a bundle (runs with onnxruntime), a
-            checkpoint (with torch, extra `train`) or a model of the hub (with transformers, extra `hf`); else a name
-            of the store (`runtime.store`). Single files are refused unread.
+        model: ``pocket`` or nothing for the built-in one; else a folder: a bundle (runs with onnxruntime, or with
+            pyACL where its graphs are OM), a checkpoint (with torch, extra `train`) or a model of the hub (with
+            transformers, extra `hf`); else a name of the store (`runtime.store`). Single files are refused unread.
         device: see `runtime.device.choose`.
-        backend: ``auto`` takes what the folder is for; ``onnx``, ``eager`` or ``hf`` insist on one.
+        backend: ``auto`` takes what the folder is for; ``onnx``, ``om``, ``eager`` or ``hf`` insist on one.
         threads: CPU threads; by default a few.
         dtype: number format of the weights, see `runtime.device.choose_dtype`; a bundle has its own.
         allow_download: pull a model that is not here; without it nothing touches the network.
+        allow_fallback: run where it can if the device asked for is not there or does not open; the backend's
+            `device`, and with it every result, says so.
 
     Raises:
         UserError: no such model, foreign, damaged or too large, the device is not there, or an extra is not.
@@ -65,13 +75,16 @@ def load(
     folder = _find(model, backend, allow_download)
     runner = _runner(folder, backend)
     if runner == "hf":
-        return _hf(folder, device, dtype, threads)
+        return _hf(folder, device, dtype, threads, allow_fallback)
+    if runner != "eager" and dtype != "auto":
+        raise UserError(f"dtype '{dtype}': model {folder} is a bundle and runs as it was exported; leave it out")
+    running: Backend
     if runner == "onnx":
-        if dtype != "auto":
-            raise UserError(f"dtype '{dtype}': model {folder} is a bundle and runs as it was exported; leave it out")
-        running: Backend = OnnxBackend(folder, device=device, threads=threads)
+        running = _or_cpu(lambda name: OnnxBackend(folder, device=name, threads=threads), device, allow_fallback)
+    elif runner == "om":
+        running = AscendBackend(folder, device=device, allow_fallback=allow_fallback)
     else:
-        running = _eager(folder, device, dtype, threads)
+        running = _eager(folder, device, dtype, threads, allow_fallback)
     return Loaded(running, _tokenizer(folder / bundle.TOKENIZER), str(folder))
 
 
@@ -107,8 +120,12 @@ def _find(model: str | os.PathLike[str] | None, backend: str, allow_download: bo
 
 def _runner(folder: Path, backend: str) -> str:
     is_hub = hf_spec.is_hf(folder)
-    fits = {
-        "onnx": (folder / bundle.RECORD).is_file(),
+    has_record = (folder / bundle.RECORD).is_file()
+    target = bundle.read_target(folder) if has_record else None
+    kind = "om" if target is not None and target.kind == "om" else "onnx"
+    fits = {  # who asks for the other kind of bundle is told by the backend what to do
+        "onnx": has_record and "onnx" in (kind, backend),
+        "om": has_record and "om" in (kind, backend),
         "eager": is_checkpoint(folder) or ((folder / CONFIG).is_file() and not is_hub),
         "hf": is_hub,
     }
@@ -121,15 +138,15 @@ def _runner(folder: Path, backend: str) -> str:
     raise UserError(f"model folder {folder}: needs {needs}; found {seen}")
 
 
-def _eager(folder: Path, device: str, dtype: str, threads: int | None) -> Backend:
+def _eager(folder: Path, device: str, dtype: str, threads: int | None, allow_fallback: bool) -> Backend:
     _check_extra(folder, "is a checkpoint", ("torch", "safetensors"), "train", ", or use a bundle")
     note = before_torch()
     from zhiyin.runtime.eager import EagerBackend
 
-    return EagerBackend(folder, device=device, dtype=dtype, threads=threads, note=note)
+    return EagerBackend(folder, device=device, dtype=dtype, threads=threads, note=note, allow_fallback=allow_fallback)
 
 
-def _hf(folder: Path, device: str, dtype: str, threads: int | None) -> Loaded:
+def _hf(folder: Path, device: str, dtype: str, threads: int | None, allow_fallback: bool) -> Loaded:
     _, spec, config = hf_spec.read(folder)
     tokenizer = _tokenizer(folder / bundle.TOKENIZER)
     _check_extra(folder, f"runs through transformers ({spec.family})", ("torch", "transformers"), "hf", "")
@@ -137,10 +154,29 @@ def _hf(folder: Path, device: str, dtype: str, threads: int | None) -> Loaded:
     from zhiyin.runtime import hf, hf_template
 
     template, said = hf_template.check(folder, spec.family, tokenizer, hf_spec.vocabulary(config))
-    running = hf.HfBackend(folder, device=device, dtype=dtype, threads=threads, note=note)
+
+    def open_on(name: str) -> hf.HfBackend:
+        return hf.HfBackend(folder, device=name, dtype=dtype, threads=threads, note=note)
+
+    running = _or_cpu(open_on, device, allow_fallback)
     found = {"chat_template": said, **({"template": template} if template else {})}
     running.spec = replace(running.spec, extra={**running.spec.extra, **found})
     return Loaded(running, tokenizer, str(folder))
+
+
+def _or_cpu(open_on: Callable[[str], B], device: str, allow_fallback: bool) -> B:
+    """A backend on a device or, where that is allowed and it does not open there, on the CPU, which its device says."""
+    try:
+        return open_on(device)
+    except UserError as error:
+        if not allow_fallback or device in ("auto", "cpu"):
+            raise
+        # a word nobody knows stays an error; so does a model that does not open on the CPU either
+        instead = choose(device, ("cpu",), engine="", allow_fallback=True)
+        running = open_on(instead.name)
+        why = str(error).removeprefix(f"device '{device}': ").partition(";")[0]
+        running.device = fall_back(device, why)
+        return running
 
 
 def _check_extra(folder: Path, what: str, modules: tuple[str, ...], extra: str, otherwise: str) -> None:

@@ -1,12 +1,15 @@
 """Runs a bundle with onnxruntime; no torch is imported.
 
+A bundle of fixed sizes runs as well as one that takes any length: audio is padded to the next larger bucket and what
+comes of the padding is cut off; rows go through the decoder in groups of the size its graphs have.
+
 Shapes: `B` batch, `N` tokens in one call, `M` mel bins, `F` mel frames, `S` speech vectors, `D` decoder width,
 `V` vocabulary, `L` layers, `G` key/value heads, `C` places in the cache, `K` head width.
 """
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,9 @@ ENGINE = "onnxruntime"
 MAX_DEFAULT_THREADS = 4  # small graphs gain nothing from more, and lose on machines with many cores
 MAX_SINGLE_STEPS = 4  # up to here single steps are faster: a call of 64 tokens costs about as much as six of one
 _ERRORS_ONLY = 3
-_GROWTH = {"float32": 1, "float16": 2, "int8": 4}  # stored weights become float32 in memory
+_GROWTH = {"float32": 1, "float16": 2, "int8": 4, "int8-dynamic": 1}  # most stored weights become float32 in memory
+
+Calls = Mapping[int, onnxruntime.InferenceSession]
 
 
 class OnnxBackend:
@@ -42,18 +47,21 @@ class OnnxBackend:
             UserError: no whole bundle, too large for the memory, or the device is not there or does not open.
         """
         self.spec: ModelSpec = bundle.read(folder)
+        self._graphs = _runnable(folder)
         stored_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        for _ in self.buckets[1:]:  # each has its own copy in memory of what is one file
+            stored_bytes += (folder / bundle.ENCODER_WEIGHTS).stat().st_size
         check_memory(stored_bytes * _GROWTH.get(self.spec.precision, 1), "cpu", f"bundle {folder}")
         found = of_providers(onnxruntime.get_available_providers())
         self.device = choose(device, found, engine=ENGINE)
-        threads = threads or min(MAX_DEFAULT_THREADS, _cores())
+        self._folder, self._threads = folder, threads or min(MAX_DEFAULT_THREADS, _cores())
         try:
-            self._open(folder, threads)
+            self._open()
         except _NotOpened as error:
             if device != "auto" or self.device.name == "cpu":
                 raise
             self.device = Device("cpu", f"auto: {error}")
-            self._open(folder, threads)
+            self._open()
         self.embeddings_VD = np.load(folder / bundle.EMBEDDINGS, mmap_mode="r")
         self._markers: Float32 = np.load(folder / bundle.MARKERS).astype(np.float32)
 
@@ -70,33 +78,68 @@ class OnnxBackend:
         """See `runtime.base.Backend`."""
         return self._markers
 
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Feature frames of the encoder graphs, smaller first; none where one graph takes any length."""
+        return tuple(graph.size for graph in self._graphs if graph.component == "encoder")
+
     def start(self, batch: int) -> "OnnxSession":
-        """See `runtime.base.Backend`."""
-        return OnnxSession(self.prefill, self.step, batch)
+        """See `runtime.base.Backend`. Of graphs for several batch sizes, the largest that is filled is used."""
+        sizes = sorted(self._decoders)
+        rows = max((size for size in sizes if size <= batch), default=sizes[0])
+        return OnnxSession(self._decoders[rows], batch, rows or batch)
 
     def _encode(self, mel_MF: Float32) -> Encoded:
+        frames = mel_MF.shape[1]
+        encoder = self._encoder(frames)
         self.spec.check_mel(mel_MF)
-        feeds = {"mel": mel_MF[None].astype(np.float32), "frames": np.array([mel_MF.shape[1]])}
-        vectors_BSD, _, *ctc = self.encoder.run(None, feeds)
-        return Encoded(vectors_BSD[0], ctc[0][0] if ctc else None)
+        size = next((size for size in self.buckets if size >= frames), frames)
+        mel_1MF = np.zeros((1, len(mel_MF), size), np.float32)
+        mel_1MF[0, :, :frames] = mel_MF
+        lengths = np.array([frames], np.int32 if self.buckets else np.int64)
+        vectors_BSD, counts_B, *ctc = encoder.run(None, {"mel": mel_1MF, "frames": lengths})
+        return Encoded(vectors_BSD[0, : counts_B[0]], ctc[0][0, : ctc[1][0]] if ctc else None)
 
-    def _open(self, folder: Path, threads: int) -> None:
-        self.encoder, self.prefill, self.step = (
-            _session(folder / name, self.device, threads, pack=name != bundle.STEP)
-            for name in (bundle.ENCODER, bundle.PREFILL, bundle.STEP)
-        )
+    def _encoder(self, frames: int) -> onnxruntime.InferenceSession:
+        """The encoder for so many frames; those of buckets are opened when they are first needed: each brings its own
+        copy of the weights."""
+        graph = next((g for g in self._graphs if g.component == "encoder" and g.size >= frames), None)
+        if graph is None and self._graphs:
+            raise ValueError(f"features of {frames} frames: model '{self.spec.name}' has buckets for {self.buckets}")
+        file = graph.file if graph else bundle.ENCODER
+        if file not in self._encoders:
+            self._encoders[file] = _session(self._folder / file, self.device, self._threads)
+        return self._encoders[file]
+
+    def _open(self) -> None:
+        self._encoders: dict[str, onnxruntime.InferenceSession] = {}
+        self._encoder(1)
+        decoders = [(g.batch, g.size, g.file) for g in self._graphs if g.component == "decoder"]
+        self._decoders: dict[int, dict[int, onnxruntime.InferenceSession]] = {}  # rows (0: any) -> tokens -> graph
+        for batch, size, file in decoders or [(0, 0, bundle.PREFILL), (0, 1, bundle.STEP)]:
+            session = _session(self._folder / file, self.device, self._threads, pack=size != 1)
+            self._decoders.setdefault(batch, {})[size or _shape(session, "embeds")[1]] = session
 
 
 class OnnxSession(CachedSession):
     """Plain arrays go in and out at each call: measured as fast as bound buffers, the cache being small."""
 
-    def __init__(self, prefill: onnxruntime.InferenceSession, step: onnxruntime.InferenceSession, batch: int):
-        shapes = {item.name: item.shape for item in prefill.get_inputs()}
-        layers, _, heads, places, head_width = shapes["keys"]
-        super().__init__(batch, places, shapes["embeds"][2])
-        self.calls = {1: step, shapes["embeds"][1]: prefill}
-        self.keys_LBGCK = np.zeros((layers, batch, heads, places, head_width), np.float32)
-        self.values_LBGCK = np.zeros_like(self.keys_LBGCK)
+    def __init__(self, calls: Calls, batch: int, rows: int):
+        """Begin.
+
+        Args:
+            calls: tokens per call -> graph.
+            batch: sequences.
+            rows: how many of them a graph takes at once; the last group is filled with padding.
+        """
+        graph = calls[1]
+        layers, _, heads, places, head_width = _shape(graph, "keys")
+        super().__init__(batch, places, _shape(graph, "embeds")[2])
+        self.calls, self.rows = calls, rows
+        self._is_fixed = isinstance(_shape(graph, "keys")[1], int)
+        self._integers = np.int32 if self._is_fixed else np.int64
+        shape = (layers, rows, heads, places, head_width)
+        self.caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(-(-batch // rows))]
 
     def call_size(self, wanted: int) -> int:
         """See `CachedSession`."""
@@ -104,21 +147,52 @@ class OnnxSession(CachedSession):
 
     def forward(self, embeds_BND: Float32, positions_BN: Int64, last_B: Int64) -> Float32:
         """See `CachedSession`."""
-        feeds = {"embeds": embeds_BND, "positions": positions_BN, "last": last_B}
-        feeds |= {"keys": self.keys_LBGCK, "values": self.values_LBGCK}
-        logits_BV, self.keys_LBGCK, self.values_LBGCK = self.calls[embeds_BND.shape[1]].run(None, feeds)
-        return logits_BV
+        batch, call = len(last_B), self.calls[embeds_BND.shape[1]]
+        missing = len(self.caches) * self.rows - batch
+        embeds_BND = np.pad(embeds_BND, ((0, missing), (0, 0), (0, 0)))
+        positions_BN = np.pad(positions_BN, ((0, missing), (0, 0)), constant_values=-1).astype(self._integers)
+        last_B = np.pad(last_B, (0, missing)).astype(self._integers)
+        parts: list[Float32] = []
+        for i, (keys, values) in enumerate(self.caches):
+            group = slice(i * self.rows, (i + 1) * self.rows)
+            feeds = {"embeds": embeds_BND[group], "positions": positions_BN[group], "last": last_B[group]}
+            logits_BV, *cache = call.run(None, {**feeds, "keys": keys, "values": values})
+            self.caches[i] = (cache[0], cache[1])
+            parts.append(logits_BV)
+        return np.concatenate(parts)[:batch] if len(parts) > 1 or missing else parts[0]
 
     def select(self, rows: Sequence[int]) -> None:
         """See `CachedSession`."""
-        self.keys_LBGCK, self.values_LBGCK = self.keys_LBGCK[:, list(rows)], self.values_LBGCK[:, list(rows)]
+        if self.rows == 1:
+            self.caches = [self.caches[row] for row in rows]
+            return
+        whole = [np.concatenate([cache[side] for cache in self.caches], 1)[:, list(rows)] for side in (0, 1)]
+        if not self._is_fixed:
+            self.rows = len(rows)
+        missing = -len(rows) % self.rows
+        keys, values = (np.pad(part, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0))) for part in whole)
+        starts = range(0, keys.shape[1], self.rows)
+        self.caches = [(keys[:, i : i + self.rows], values[:, i : i + self.rows]) for i in starts]
 
 
 class _NotOpened(UserError):
     """A graph did not open on a device that onnxruntime lists."""
 
 
-def _session(path: Path, device: Device, threads: int, *, pack: bool) -> onnxruntime.InferenceSession:
+def _runnable(folder: Path) -> tuple[bundle.Graph, ...]:
+    """Graphs of a bundle of fixed sizes that onnxruntime can run; none of one that takes any length."""
+    target, graphs = bundle.read_target(folder), bundle.read_graphs(folder)
+    if target is not None and target.kind != "onnx":
+        raise UserError(f"bundle {folder}: its graphs are compiled for {target.soc}; run it there with --backend om")
+    if graphs and not {"encoder", "decoder"} <= {graph.component for graph in graphs}:
+        raise UserError(
+            f"bundle {folder}: it holds encoder and projector only, for comparing and timing; the whole model runs "
+            "from its own folder"
+        )
+    return graphs
+
+
+def _session(path: Path, device: Device, threads: int, *, pack: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # threads that spin while waiting took four times the CPU time, and three times the wall time on a busy machine
@@ -137,6 +211,11 @@ def _session(path: Path, device: Device, threads: int, *, pack: bool) -> onnxrun
     if session.get_providers()[0] != wanted[0]:  # onnxruntime falls back to the CPU by itself
         raise _NotOpened(f"device '{device.name}': {ENGINE} lists it but cannot open it; check its driver, or use cpu")
     return session
+
+
+def _shape(session: onnxruntime.InferenceSession, name: str) -> list[int]:
+    """Of an input; a size that is open is a word."""
+    return next(list(item.shape) for item in session.get_inputs() if item.name == name)
 
 
 def _cores() -> int:

@@ -4,7 +4,10 @@ A guard only takes text away and always says so; what it says goes into `Segment
 counted: a word, or a single Chinese or Japanese character.
 """
 
+import random
 import re
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 
 REPETITION = "repetition cut"
@@ -16,6 +19,14 @@ _MOST_REPEATS = {1: 8, 2: 6, 3: 5}
 _MOST_REPEATS_LONG = 4
 _LONGEST_UNIT_PIECES = 32
 
+# A loop whose turns differ a little ("thank you", "thank you so much", ...) is told by what it compresses to. Whisper
+# (Radford et al. 2022, section 4.5) takes 2.4 times as a loop, but a long telephone number reaches that too; so it must
+# also be the order of the pieces that is compressed: digits, counting and prose need 0.8 to 1 of what the same pieces
+# in any order do, a chorus sung three times 0.65.
+_COMPRESSION = 2.4
+_ORDER_SHARE = 0.6
+_LEAST_PIECES = 24
+
 # The least time a piece needs: half of what the fastest speakers take (about 6 to 7 words or 9 to 10 Chinese
 # syllables a second), so that only impossible text is cut. Letters bound words that are themselves loops.
 _CHARACTER_S = 1 / 18
@@ -25,6 +36,12 @@ _SLACK_S = 1.0  # windows are cut close to the speech
 
 _CHARACTER = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]"
 _PIECE = re.compile(rf"{_CHARACTER}|(?:(?!{_CHARACTER})\S)+")
+
+# When a transcript must be surer than usual, and how sure; measured, see docs/guards.md.
+_CLEAR_PEAK = 0.92  # the detector's probability
+_CLEAR_RANGE_DB = 13.0  # how much the level moves: less in a crowd and where noise is 8 dB or less below the speech
+_SURE = 0.8
+_SLOWEST_PIECE_S = 2.5  # of speech for each word: what a detector calls speech and no word is found in is a crowd
 
 
 def guard_text(text: str, *, duration_s: float | None = None) -> tuple[str, tuple[str, ...]]:
@@ -48,6 +65,7 @@ def guard_text(text: str, *, duration_s: float | None = None) -> tuple[str, tupl
 def guard_pieces(pieces: Sequence[str], *, duration_s: float | None = None) -> tuple[list[int], tuple[str, ...]]:
     """Indices of the pieces (words or characters) that stay, and what was done; see `guard_text`."""
     kept = _without_loops([_plain(piece) for piece in pieces])
+    kept = kept[: _loose_loop_at([_plain(pieces[i]) for i in kept])]
     flags = (REPETITION,) if len(kept) < len(pieces) else ()
     if duration_s is None:
         return kept, flags
@@ -57,6 +75,30 @@ def guard_pieces(pieces: Sequence[str], *, duration_s: float | None = None) -> t
         if room_s < 0:
             return kept[:place], (*flags, DENSITY)
     return kept, flags
+
+
+def is_sure(
+    text: str, confidence: float, *, at_least: float, peak: float, level_range_db: float, speech_s: float
+) -> bool:
+    """Whether a transcript is sure enough for what the audio says of itself.
+
+    Args:
+        text: transcript of one window.
+        confidence: mean probability of what says it, 0 to 1.
+        at_least: what the model asks for; 0 where its probabilities are not calibrated, and all is believed.
+        peak: the detector's highest probability in the window.
+        level_range_db: how much the level moves in the window, from `audio.evidence.range_db`.
+        speech_s: how long speech was detected in the window.
+
+    >>> is_sure("open", 0.7, at_least=0.4, peak=0.9, level_range_db=58.0, speech_s=0.3)  # a knock at a door
+    False
+    """
+    if not at_least:
+        return True
+    if peak >= _CLEAR_PEAK and level_range_db >= _CLEAR_RANGE_DB:
+        return confidence >= at_least
+    pieces = len(_PIECE.findall(text))
+    return confidence >= max(at_least, _SURE) and speech_s <= _SLOWEST_PIECE_S * pieces
 
 
 def least_s(text: str) -> float:
@@ -80,6 +122,22 @@ def _without_loops(pieces: Sequence[str]) -> list[int]:
         kept.extend(range(i, i + size))
         i = end
     return kept
+
+
+def _loose_loop_at(pieces: Sequence[str]) -> int:
+    """Where the second turn begins of a loop whose turns differ; the number of pieces where there is none."""
+    triples = Counter(zip(pieces, pieces[1:], pieces[2:], strict=False))
+    if len(pieces) < _LEAST_PIECES or max(triples.values()) < 3:
+        return len(pieces)
+    mixed = sorted(pieces)
+    random.Random(0).shuffle(mixed)
+    said, shuffled = (" ".join(some).encode() for some in (pieces, mixed))
+    size = len(zlib.compress(said))
+    if len(said) < _COMPRESSION * size or size > _ORDER_SHARE * len(zlib.compress(shuffled)):
+        return len(pieces)
+    often, _ = triples.most_common(1)[0]
+    places = [i for i in range(len(pieces) - 2) if tuple(pieces[i : i + 3]) == often]
+    return places[1]
 
 
 def _loop_at(pieces: Sequence[str], start: int) -> tuple[int, int]:

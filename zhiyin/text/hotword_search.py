@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import islice, product
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from zhiyin.text import phonetics
@@ -16,10 +17,12 @@ from zhiyin.text.score import edits
 THRESHOLD = 0.8  # of sounds alike; benchmarks/hotwords.py measures it
 SHORT_EN = 0.88  # up to five letters
 SHORT_ZH = 0.95  # two characters: so many words sound like them that at most one tone may differ
+MANY_SHORT_ZH = 60  # from so many listed words of two characters on, chance finds too many: they must sound the same
 ONLY_COMMON = 0.92  # a stretch made of common words alone must sound nearly the same
 STRONG = 2.0  # from this weight on, a hotword that sounds exactly so replaces even a common word
 SAME = 0.999
 
+_DATA = Path(__file__).parent / "data"
 _MIN_LETTERS = 4
 _SHORT_LETTERS = 5
 _MIN_CONSONANTS = 2
@@ -36,6 +39,26 @@ this with from not but if do did can will would has have had his her its our you
 s ll re ve d m t"""
 _NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion oh"""
+_ENDINGS = (
+    "s",
+    "es",
+    "ed",
+    "d",
+    "ing",
+    "er",
+    "or",
+    "r",
+    "est",
+    "st",
+    "ly",
+    "y",
+    "ness",
+    "less",
+    "ful",
+    "able",
+    "ment",
+    "al",
+)
 _FUNCTION_EN = frozenset(_FUNCTION_WORDS.split())
 _NUMBERS_EN = frozenset(_NUMBER_WORDS.split())
 
@@ -64,9 +87,15 @@ class Found:
 
 @cache
 def common(language: str) -> frozenset[str]:
-    """Common words of `zh` (two characters and more) or `en`, in lower case."""
-    lines = phonetics.lines(f"common_{language}.txt")
-    return frozenset(line for line in lines if not line.startswith("#"))
+    """Common words of `zh` (two characters and more) or `en` (in lower case, without endings)."""
+    return _own(language) | phonetics.phrases() if language == "zh" else _own(language)
+
+
+@cache
+def _own(language: str) -> frozenset[str]:
+    """Our own list, which has only what is really common; the phrases of pypinyin have rare words too."""
+    text = (_DATA / f"common_{language}.txt").read_text(encoding="utf-8")
+    return frozenset(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
 
 
 def units(text: str) -> list[Unit]:
@@ -95,6 +124,8 @@ class Index:
         self.has_strong = any(word.weight >= STRONG for word in words)
         for number, word in enumerate(words):
             self._add(number, [unit for unit in units(word.text)], word.text)
+        pairs = sum(len(word.text) == 2 and all(map(phonetics.readings, word.text)) for word in words)
+        self.short_zh = SHORT_ZH if pairs < MANY_SHORT_ZH else SAME
 
     def _add(self, number: int, parts: list[Unit], text: str) -> None:
         kinds = {unit.kind for unit in parts}
@@ -171,7 +202,7 @@ class Index:
                     start, end = unit.start, stretch[-1].end
                     word = self.words[number]
                     score = zh_score(chars, word.text)
-                    short = SHORT_ZH if careful and size == 2 else 0.0
+                    short = self.short_zh if careful and size == 2 else 0.0
                     if score < needed(word, threshold, short) or text[start:end] == word.text:
                         continue
                     if not careful or _may_replace_zh(chars, word, score, inside[start] or inside[end]):
@@ -293,16 +324,28 @@ def _is_common_en(word: str) -> bool:
     if "'" in word or "’" in word:
         return True
     known = common("en")
-    endings = ("s", "es", "ed", "d", "ing", "er", "ly")
-    return word in known or any(word.endswith(e) and word[: -len(e)] in known for e in endings)
+    return word in known or any(stem in known for stem in _stems(word))
+
+
+def _stems(word: str) -> Iterator[str]:
+    """What a word may be without an ending: made -> mad, mak(e); running -> run; happily -> happy."""
+    for ending in _ENDINGS:
+        stem = word[: -len(ending)]
+        if word.endswith(ending) and len(stem) >= 2:
+            yield stem
+            if ending[0] in "aeiou":
+                yield stem + "e"
+            if stem.endswith("i"):
+                yield stem[:-1] + "y"
+            if stem[-1] == stem[-2]:
+                yield stem[:-1]
 
 
 def _inside_common(text: str) -> list[bool]:
     """For each place between two characters, whether it lies inside a common Chinese word."""
     inside = [False] * (len(text) + 1)
-    known = common("zh")
     for start in range(len(text) - 1):
-        for size in (2, 3, 4):
+        for size, known in ((2, _own("zh")), (3, common("zh")), (4, common("zh"))):
             if text[start : start + size] in known:
                 for at in range(start + 1, min(start + size, len(text))):
                     inside[at] = True

@@ -38,6 +38,7 @@ _KEPT = (
     "|fifty fifty"
     "|ocean's eleven|seven eleven|thousand and one nights|one thousand and one nights|twelve days of christmas"
     "|nineteen to the dozen|twenty twenty vision|one two three|three two one|one two three four|ten to one"
+    "|nine times out of ten|one in a million|eight hundred pound gorilla"
     "|hundred years war|hundred years' war|thirty years war|seven eleven store|ten out of ten|hang ten|big ten"
 )
 _KEPT_BY_FIRST: dict[str, list[list[str]]] = {}

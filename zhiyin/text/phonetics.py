@@ -1,36 +1,18 @@
 """How alike two words sound: Chinese by pinyin, English by a key of sounds. Every distance is 0 for equal sounds.
 
-Readings come from the Unihan database (`data/pinyin.txt`), all that are in use of a character: the nearest pair counts,
-so that no dictionary of phrases is needed. The English key follows the letter rules of Metaphone (L. Philips, "Hanging
-on the Metaphone", Computer Language 7(12), 1990) but keeps vowels, as one rough sound each, because they cost less than
-consonants and are not free. Weights are ours; `benchmarks/hotwords.py` says what they bring.
+Readings come from pypinyin (MIT), which is loaded with the first Chinese hotword: the usual one of a character, and
+those it has in at least two of the library's phrases. The nearest pair counts, so that no text is cut into words. The
+English key follows the letter rules of Metaphone (L. Philips, "Hanging on the Metaphone", Computer Language 7(12),
+1990) but keeps vowels, as one rough sound each, because they cost less than consonants and are not free. Weights are
+ours; `benchmarks/hotwords.py` says what they bring.
 """
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from itertools import product
-from pathlib import Path
-
-from zhiyin.errors import UserError
-
-DATA = Path(__file__).parent / "data"
-
-
-def lines(name: str) -> list[str]:
-    """Lines of a word table.
-
-    Raises:
-        UserError: the table is not there; it is other people's work and no part of this repository.
-    """
-    try:
-        return (DATA / name).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"hotwords: the word table {DATA / name} is not there; make it with scripts/make_word_data.py"
-        ) from error
-
 
 Syllable = tuple[str, str, int]  # initial, final, tone 1 to 5
 
@@ -38,6 +20,7 @@ TONE = 0.08  # of one syllable; recognisers hear tones badly
 NEAR = 0.15  # a pair that speakers themselves mix up
 RELATED = 0.3  # differ in one feature
 APART = 0.6  # any other initial or final
+_PHRASES = 2  # that a reading needs; dictionaries list many that nobody says
 
 _INITIAL = re.compile(r"zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw]?")
 _SAME_INITIAL = {"zh": "z", "ch": "c", "sh": "s", "l": "n", "r": "n", "h": "f"}
@@ -68,19 +51,32 @@ _RELATED_FINALS = {
 
 
 @cache
-def _readings() -> dict[str, tuple[Syllable, ...]]:
-    table: dict[str, list[Syllable]] = {}
-    for line in lines("pinyin.txt"):
-        if not line.startswith("#"):
-            reading, _, chars = line.partition(" ")
-            for char in chars:
-                table.setdefault(char, []).append(_syllable(reading))
-    return {char: tuple(syllables) for char, syllables in table.items()}
+def _said() -> Counter[tuple[str, str]]:
+    """How many phrases a character has which reading in."""
+    from pypinyin.constants import PHRASES_DICT  # takes a third of a second and 55 MB
+
+    return Counter(
+        (char, said[0])
+        for phrase, readings in PHRASES_DICT.items()
+        for char, said in zip(phrase, readings, strict=False)
+    )
 
 
-def _syllable(reading: str) -> Syllable:
-    """`zhong1` -> zh, ong, 1; y and w are written for i and u, and u after j q x y is ü (written v)."""
-    letters, tone = reading[:-1], int(reading[-1])
+def phrases() -> frozenset[str]:
+    """The Chinese words of two to four characters that pypinyin lists: those with a character of several readings."""
+    from pypinyin.constants import PHRASES_DICT
+
+    return frozenset(phrase for phrase in PHRASES_DICT if 2 <= len(phrase) <= 4)
+
+
+def _syllable(marked: str) -> Syllable | None:
+    """`zhōng` -> zh, ong, 1; y and w are written for i and u, and u after j q x y is ü (written v)."""
+    marks = unicodedata.normalize("NFD", marked)
+    tone = next((_TONES[mark] for mark in marks if mark in _TONES), 5)
+    plain = unicodedata.normalize("NFC", "".join(mark for mark in marks if mark not in _TONES))
+    letters = plain.replace("ü", "v").replace("ê", "e")
+    if not re.fullmatch(r"[a-z]*[aeiouv][a-z]*", letters):
+        return None  # a grunt without a vowel, as 嗯 may have
     initial = _INITIAL.match(letters)[0]  # type: ignore[index]
     final = letters[len(initial) :]
     if initial in ("j", "q", "x", "y") and final.startswith("u"):
@@ -92,12 +88,20 @@ def _syllable(reading: str) -> Syllable:
     return ("" if initial in ("y", "w") else initial), _SPELT.get(final, final), tone
 
 
+_TONES = {"\u0304": 1, "\u0301": 2, "\u030c": 3, "\u0300": 4}
 _SPELT = {"uei": "ui", "uen": "un", "iou": "iu", "ueng": "ong", "ue": "ve"}
 
 
+@cache
 def readings(char: str) -> tuple[Syllable, ...]:
-    """Readings in use of a Chinese character; none for any other character."""
-    return _readings().get(char, ())
+    """Readings in use of a Chinese character, the usual one first; none for any other character."""
+    if not "\u4e00" <= char <= "\u9fff":
+        return ()
+    from pypinyin.constants import PINYIN_DICT
+
+    first, *others = PINYIN_DICT.get(ord(char), "").split(",")
+    used = [first, *(other for other in others if _said()[char, other] >= _PHRASES)]
+    return tuple(dict.fromkeys(syllable for syllable in map(_syllable, used) if syllable is not None))
 
 
 @cache

@@ -1,0 +1,78 @@
+"""The whole main job on OM graphs: the same words, times and labels as the packaged model on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zhiyin
+from tests.npu_sim import om
+from zhiyin.runtime.ascend_acl import DeviceLost
+from zhiyin.runtime.load import POCKET, Loaded, load
+
+BUCKETS = (500, 1000, 1500)
+
+
+@pytest.fixture(scope="module")
+def pocket_om(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged weights in graphs of 5, 10 and 15 s."""
+    folder = tmp_path_factory.mktemp("pocket")
+    static = om.fixed(Path(load(POCKET, threads=1).source), folder / "static", BUCKETS)
+    return om.compiled(static, folder / "om")
+
+
+@pytest.fixture
+def model(sim: Any, pocket_om: Path) -> Any:
+    """Loaded by what the folder is."""
+    loaded = load(pocket_om)
+    yield zhiyin.Model(loaded)
+    loaded.backend.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> zhiyin.Model:
+    """The packaged model."""
+    return zhiyin.load(threads=1)
+
+
+def heard(result: Any) -> tuple[Any, ...]:
+    words = [(word.text, word.start_s, word.end_s) for segment in result.segments for word in segment.words]
+    return result.text, result.labels, words, result.unparsed
+
+
+@pytest.mark.parametrize("name", ["digits-1", "digits-4", "words-2", "words-3"])
+def test_recordings_are_understood_as_on_the_cpu(model: Any, on_cpu: zhiyin.Model, repository: Path, name: str) -> None:
+    path = repository / "samples" / f"{name}.flac"
+    tasks = ["asr", "srwt", "ved"]
+    got, want = model.understand(path, tasks=tasks), on_cpu.understand(path, tasks=tasks)
+    assert want.text and heard(got) == heard(want)
+    assert got.backend == "om" and got.device == "npu:0 (auto: best of npu:0, npu:1; Ascend310P3, fp32)"
+
+
+def test_requests_in_plain_language(model: Any, on_cpu: zhiyin.Model, repository: Path) -> None:
+    path = repository / "samples" / "words-1.flac"
+    asked = "Write down what is said."
+    got = model.understand(path, instruction=asked)
+    want = on_cpu.understand(path, instruction=asked)
+    assert heard(got) == heard(want) and got.tasks == want.tasks
+
+
+def test_a_device_lost_in_the_middle_of_a_night(model: Any, sim: Any, on_cpu: zhiyin.Model, repository: Path) -> None:
+    """The recording at hand is served again or reported; the others go on."""
+    paths = sorted((repository / "samples").glob("digits-*.flac"))
+    want = [on_cpu.understand(path, tasks=["asr", "ved"]).text for path in paths]
+    sim.fail("mdl.execute", 507015, after=2)
+    got = [model.understand(path, tasks=["asr", "ved"]) for path in paths]
+    assert [result.text for result in got] == want
+    assert sim.resets == 1 and "reset after acl code 507015" in got[-1].device
+    sim.lose(0, comes_back=False)
+    with pytest.raises(DeviceLost, match="zhiyin doctor"):
+        model.understand(paths[0], tasks=["asr"])
+    sim.lost.clear()
+    assert model.understand(paths[1], tasks=["asr"]).text == want[1]
+
+
+def test_loaded_says_where_it_came_from(sim: Any, pocket_om: Path) -> None:
+    loaded: Loaded = load(pocket_om, device="npu:1", backend="om")
+    assert loaded.backend.device.name == "npu:1" and loaded.source == str(pocket_om)
+    loaded.backend.close()  # type: ignore[attr-defined]

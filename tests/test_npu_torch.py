@@ -1,0 +1,76 @@
+"""The torch path on an `npu`: what `device_checks.py` and the tests of the eager backend say on a simulated device.
+
+They run in a process of their own, for a device that is registered once stays. Where the simulation cannot be built
+(no compiler) or a real torch_npu is installed they are skipped, and say so. The first run compiles for about half a
+minute; what is compiled stays in pytest's cache.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "tests" / "npu_sim" / "torch_device"
+CHECKS = FOLDER / "device_checks.py"
+ALSO = ("tests/runtime/test_eager.py", "tests/runtime/test_device_state.py")
+DEVICE = "npu:0"
+
+_spec = importlib.util.spec_from_file_location("npusim", FOLDER / "simulated" / "npusim.py")
+npusim = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(npusim)
+
+pytestmark = pytest.mark.slow
+Outcomes = dict[str, list[tuple[str, str]]]  # file and function -> what became of it, and why
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """One run of everything on the simulated device."""
+    why = npusim.refusal()
+    if why:
+        pytest.skip(f"no simulated npu device: {why}")
+    report = tmp_path_factory.mktemp("npu") / "report.xml"
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    paths = [str(FOLDER / "simulated"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["NPUSIM_BUILD"] = environment.get("NPUSIM_BUILD") or str(request.config.cache.mkdir("npusim"))
+    options = ["-q", "-p", "no:cacheprovider", "--device", DEVICE, f"--junit-xml={report}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(CHECKS), *ALSO],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    if not report.exists():
+        pytest.fail(f"nothing ran on the simulated device: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    found: Outcomes = defaultdict(list)
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname', '').split('.')[-1]}.{case.get('name', '').split('[')[0]}"
+        wrong = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        found[name].append((wrong[0].tag, wrong[0].text or "") if wrong else ("passed", ""))
+    return found
+
+
+@pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", CHECKS.read_text(encoding="utf-8"), re.MULTILINE))
+def test_on_a_simulated_npu_device(outcomes: Outcomes, name: str) -> None:
+    assert outcomes[f"device_checks.{name}"], "it did not run"
+    for state, text in outcomes[f"device_checks.{name}"]:
+        assert state == "passed", text
+
+
+@pytest.mark.parametrize("file", ALSO)
+def test_the_suite_runs_on_a_simulated_npu_device(outcomes: Outcomes, file: str) -> None:
+    module = Path(file).stem
+    ran = {name: states for name, states in outcomes.items() if name.startswith(f"{module}.")}
+    assert ran, "it did not run"
+    wrong = {name: text for name, states in ran.items() for state, text in states if state != "passed"}
+    assert not wrong, wrong

@@ -1,0 +1,1 @@
+"""Speech understood while it is spoken (docs/live.md)."""
