@@ -35,6 +35,7 @@ def load(
     threads: int | None = None,
     dtype: str = "auto",
     allow_download: bool = False,
+    allow_fallback: bool = False,
 ) -> Model:
     """A model that runs.
 
@@ -42,10 +43,11 @@ def load(
         model: folder of a bundle, a checkpoint or a model of the hub, or a name that `zhiyin models` lists; by default
             ``pocket``, the built-in one.
         device: where to run; ``auto`` chooses, and every result says what was chosen and why.
-        backend: ``auto``, ``onnx``, ``eager`` or ``hf``.
+        backend: ``auto``, ``onnx``, ``om``, ``eager`` or ``hf``.
         threads: CPU threads; by default a few.
         dtype: number format of the weights, where the backend has a choice.
         allow_download: pull a model that is not here; without it nothing touches the network.
+        allow_fallback: run elsewhere if `device` is not there; every result then says so.
 
     Raises:
         UserError: there is no such model, it is damaged, or it cannot run there.
@@ -53,7 +55,15 @@ def load(
     from zhiyin.runtime.load import load as load_model
 
     return Model(
-        load_model(model, device=device, backend=backend, threads=threads, dtype=dtype, allow_download=allow_download)
+        load_model(
+            model,
+            device=device,
+            backend=backend,
+            threads=threads,
+            dtype=dtype,
+            allow_download=allow_download,
+            allow_fallback=allow_fallback,
+        )
     )
 
 

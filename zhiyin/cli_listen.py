@@ -55,6 +55,7 @@ class Options:
     device: str
     backend: str
     threads: int | None
+    allow_fallback: bool
 
 
 def run(options: Options) -> int:
@@ -71,7 +72,13 @@ def run(options: Options) -> int:
         written=options.itn is not False,
     )
     ask.request(options.task, wishes)
-    model = zhiyin.load(options.model, options.device, options.backend, threads=options.threads)
+    model = zhiyin.load(
+        options.model,
+        options.device,
+        options.backend,
+        threads=options.threads,
+        allow_fallback=options.allow_fallback,
+    )
     if options.itn is False and NO_ITN in ask.family_of(model.spec).options:
         wishes = replace(wishes, itn=False)
     settings = Settings(hangover_s=options.pause_s)

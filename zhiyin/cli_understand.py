@@ -45,6 +45,7 @@ class Options:
     threads: int | None
     dtype: str
     allow_download: bool
+    allow_fallback: bool
 
 
 def run(arguments: Sequence[str], options: Options) -> int:
@@ -69,6 +70,7 @@ def run(arguments: Sequence[str], options: Options) -> int:
         threads=options.threads,
         dtype=options.dtype,
         allow_download=options.allow_download,
+        allow_fallback=options.allow_fallback,
     )
     if options.itn is False and NO_ITN in ask.family_of(model.spec).options:
         wishes = replace(wishes, itn=False)  # other models cannot be told

@@ -86,8 +86,7 @@ def merge(left: Heard, right: Heard) -> tuple[Heard, Heard]:
         texts = join_words(word.text for word in early), join_words(word.text for word in late)
     else:
         early, late = left.segment.words, right.segment.words
-        own_s = left.window.end_s - left.window.start_s - left.window.overlap_s
-        share = right.window.overlap_s / own_s if own_s > right.window.overlap_s else 1.0
+        share = right.window.overlap_s / (left.window.end_s - left.window.start_s)
         merged = merge_text(left.segment.text, right.segment.text, overlap_share=share)
         texts = split(merged, right.segment.text)
     turns = (cut_turns(left.segment.turns, texts[0]), cut_turns(right.segment.turns, texts[1], from_end=True))

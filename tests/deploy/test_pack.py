@@ -1,4 +1,4 @@
-"""`zhiyin pack`: made from wheels of this test with a real pip, carried, damaged, installed with the network blocked."""
+"""`zhiyin pack`: made of tiny wheels with a real pip, carried, damaged, installed with the network blocked."""
 
 import importlib.util
 import json
@@ -158,7 +158,7 @@ DAMAGE = {
     ),
     "foreign": (
         lambda folder: tiny_wheels.wheel(folder / "wheels", "tinydep", "1.9"),
-        "tinydep-1.9-py3-none-any.whl does not belong",
+        "wheels/tinydep-1.9-py3-none-any.whl does not belong",
     ),
     "link": (lambda folder: (folder / "wheels/x.whl").symlink_to("/etc/passwd"), "wheels/x.whl is a link"),
     "no list": (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
@@ -178,7 +178,7 @@ def test_damage_is_refused(copied: Path, tmp_path: Path, kind: str, capsys: pyte
     act, words = DAMAGE[kind]
     act(copied)
     done = install(copied, str(tmp_path / "place"))
-    assert done.returncode == 2 and f"install: {words}" in done.stderr.replace("wheels/tinydep-1.9", "tinydep-1.9")
+    assert done.returncode == 2 and f"install: {words}" in done.stderr
     assert "copy it again" in done.stderr and not (tmp_path / "place").exists()
     with pytest.raises(SystemExit) as left:
         cli.main(["pack", "--check", str(copied)])
@@ -221,7 +221,7 @@ def test_an_interrupted_pack_goes_on(
     monkeypatch.setenv("PIP_FIND_LINKS", str(own))
     tiny_wheels.wheel(own, "tinylate", "1.0", "tinynext")
     request = Request(tmp_path / "pack", source=source)
-    with pytest.raises(UserError, match="pip cannot download 2 wheels: ERROR: No matching distribution .*tinynext"):
+    with pytest.raises(UserError, match=r"pip cannot download 2 wheels: ERROR: No matching .*tinynext"):
         pack.make(request, lambda line: None)
     assert not (tmp_path / "pack").exists()
     tiny_wheels.wheel(own, "tinynext", "1.0")

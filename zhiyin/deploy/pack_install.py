@@ -172,11 +172,14 @@ def _pip(python: Path, pack: Path, facts: dict) -> None:
         raise Refused("the pack has no wheel of pip")
     extras = f"[{','.join(facts['extras'])}]" if facts["extras"] else ""
     words = ["install", "--no-index", "-f", str(pack / "wheels"), "--only-binary", ":all:", "--no-cache-dir", "-q"]
-    what = [f"zhiyin{extras}=={facts['version']}", "pip", "--disable-pip-version-check", "--no-input"]
+    what = [f"zhiyin{extras}=={facts['version']}", "pip", "--no-compile", "--disable-pip-version-check", "--no-input"]
     done = _run([str(python), str(wheel / "pip"), *words, *what])
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise Refused(f"pip failed: {lines[0] if lines else f'exit code {done.returncode}'}")
+    # Bytecode now, for those who run it may not write it; pip would also compile the packages' own tests, twice as much.
+    site = next(iter(python.parent.parent.glob("lib/python*/site-packages")))
+    _run([str(python), "-m", "compileall", "-qq", "-x", r"/(tests|pip)/", str(site)])
 
 
 def _try(environment: Path, version: str) -> None:

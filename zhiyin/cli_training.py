@@ -1,0 +1,85 @@
+"""The commands of who trains a model: train, eval, init, convert. Work happens elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli_options import BACKEND, DEVICE, MODEL_HELP, THREADS
+
+
+def train(
+    stage: Annotated[Path, typer.Argument(metavar="STAGE.toml", help="Settings, e.g. configs/pocket.toml.")],
+    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder; the same command resumes it.")],
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights.", show_default=False)
+    ] = None,
+    device: Annotated[str, DEVICE] = "auto",
+    threads: Annotated[int | None, THREADS] = None,
+) -> None:
+    """Train a stage (extra `train`); stop it at any time and give the same command again."""
+    from zhiyin import cli_recipe
+
+    typer.echo(cli_recipe.train(stage, pack, run, start, device, threads))
+
+
+def evaluate(
+    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: its manifests and audio.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For results.jsonl, scores.json, report.md.")],
+    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "dev",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="About this many records, evenly spread; 0 is all.")] = 0,
+    model: Annotated[str, typer.Option("--model", metavar="PATH|NAME", help=MODEL_HELP)] = "",
+    device: Annotated[str, DEVICE] = "auto",
+    backend: Annotated[str, BACKEND] = "auto",
+    threads: Annotated[int | None, THREADS] = None,
+) -> None:
+    """Run a split through the main job and print its figures; resumes what was cut off."""
+    from zhiyin import cli_recipe
+
+    typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit), nl=False)
+
+
+def init(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    encoder: Annotated[Path, typer.Option("--encoder", metavar="PATH", help="A Whisper folder, or OpenAI's .pt file.")],
+    decoder: Annotated[Path, typer.Option("--decoder", metavar="DIR", help="Qwen2, Qwen3, Llama or openPangu.")],
+    family: Annotated[str, typer.Option("--family", help="Prompts to learn: zhiyin, osum, osum-pangu.")] = "zhiyin",
+    ctc: Annotated[bool, typer.Option("--ctc", help="Give the encoder a CTC head.")] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the stored weights: keep, float32, bfloat16.")] = "keep",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the new weights.")] = 1,
+    projector_layers: Annotated[int | None, typer.Option("--projector-layers", metavar="N", min=1)] = None,
+    projector_width: Annotated[int | None, typer.Option("--projector-width", metavar="N", min=1)] = None,
+    projector_heads: Annotated[int | None, typer.Option("--projector-heads", metavar="N", min=1)] = None,
+    projector_ffn: Annotated[int | None, typer.Option("--projector-ffn", metavar="N", min=1)] = None,
+) -> None:
+    """Make a checkpoint to train from an encoder, a decoder and a new projector (extra `train`)."""
+    from zhiyin.cli_init import Options, run
+
+    sizes = (projector_layers, projector_width, projector_heads, projector_ffn)
+    first, *rest = run(out, encoder, decoder, Options(family, ctc, dtype, seed, *sizes))
+    typer.echo(first)
+    typer.echo("\n".join(rest), err=True)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder of weights; nothing in it is run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    family: Annotated[str, typer.Option("--from", help="auto, osum, osum-pangu or whisper.")] = "auto",
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="PATH", help="Folder of the decoder.", show_default=False)
+    ] = None,
+    lora_scale: Annotated[
+        float | None, typer.Option("--lora-scale", metavar="X", help="alpha / rank, where LoRA is inside.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="keep, float32, bfloat16 or float16.")] = "keep",
+    name: Annotated[str, typer.Option("--name", help="Of the model.  [default: the family's]")] = "",
+    facts: Annotated[
+        Path | None, typer.Option("--facts", metavar="FILE.json", help="Heads and the like, for other sizes.")
+    ] = None,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Also record the hash of the source.")] = False,
+) -> None:
+    """Turn published weights into a checkpoint, every key accounted for (extra `train`)."""
+    from zhiyin.cli_convert import Options, run
+
+    typer.echo(run(source, out, Options(family, tokenizer, lora_scale, dtype, name, facts, sha256)))
