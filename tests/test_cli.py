@@ -44,9 +44,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run a command in this process, with a model that hears ``four one`` and a man."""
 
     def load_fake(
-        model=None, device="auto", backend="auto", *, threads=None, dtype="auto", allow_download=False
+        model=None,
+        device="auto",
+        backend="auto",
+        *,
+        threads=None,
+        dtype="auto",
+        allow_download=False,
+        allow_fallback=False,
     ) -> zhiyin.Model:
-        choose(device, ("cpu",), engine="fake")
+        choose(device, ("cpu",), engine="fake", allow_fallback=allow_fallback)
         return fake_model(
             lambda asked, number, seconds: "four one" * ("asr" in asked) + "<male>" * ("sgc" in asked),
             ["four one <male> <asr> who?"],

@@ -74,6 +74,13 @@ def test_nothing_is_downloaded_unless_asked(use, wav: Path) -> None:
     assert (seen["dtype"], seen["allow_download"]) == ("bfloat16", True)
 
 
+def test_another_device_is_taken_only_if_allowed(use, wav: Path) -> None:
+    _, seen = use("osum", "four", "understand", wav)
+    assert seen["allow_fallback"] is False
+    _, seen = use("osum", "four", "understand", wav, "--allow-fallback")
+    assert seen["allow_fallback"] is True
+
+
 @pytest.mark.parametrize(
     ("family", "arguments", "message"),
     [

@@ -108,7 +108,7 @@ def listen(
     hotwords: Annotated[str | None, HOTWORDS] = None,
     itn: Annotated[bool | None, ITN] = None,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="txt, or json: events.")] = "txt",
-    pause: Annotated[float, typer.Option("--pause", metavar="S", min=0.15, help="Silence that ends speech.")] = 0.24,
+    pause: Annotated[float, typer.Option("--pause", metavar="S", min=0.15, help="Silence that ends speech.")] = 0.28,
     stall: Annotated[float, typer.Option("--stall", metavar="S", min=0.1, help="No samples for so long, too.")] = 2.0,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0, help="Leave then; 0: never.")] = 0.0,
     model: Annotated[str | None, typer.Option("--model", metavar="PATH", help=MODEL_HELP)] = None,

@@ -23,7 +23,7 @@ def pack(
     platform: Annotated[
         str, typer.Option("--platform", metavar="OS-CPU", help="linux-aarch64, linux-x86_64; default: here.")
     ] = "",
-    with_cuda: Annotated[bool, typer.Option("--with-cuda", help="Libraries of CUDA may come with torch.")] = False,
+    with_cuda: Annotated[bool, typer.Option("--gpu", help="torch may bring the libraries of a GPU.")] = False,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="DIR", help="A checkout of zhiyin.", show_default=False)
     ] = None,

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -233,14 +233,21 @@ def test_an_interrupted_pack_goes_on(
 
 
 def test_another_request_does_not_take_over_old_wheels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path, index: Path
 ) -> None:
     source = built(tmp_path, monkeypatch, repository, "tinydep")
-    part = tmp_path / ".pack.part" / "wheels"
-    tiny_wheels.wheel(part, "tinydep", "1.5")
-    (part.parent / "request.json").write_text("{}")
+
+    def download(folder: Path, target: pack_wheels.Target, pins: Path) -> Callable[[Sequence[str]], None]:
+        return lambda names: [shutil.copy(sorted(index.glob(f"{name}-*"))[0], folder) for name in names] and None
+
+    monkeypatch.setattr(pack_wheels, "download", download)
+    part = tmp_path / ".pack.part"
+    tiny_wheels.wheel(part / "wheels", "tinydep", "9.0")
+    (part / "request.json").write_text("{}")
+    (part / "models" / "old").mkdir(parents=True)
     done = pack.make(Request(tmp_path / "pack", python="3.12", source=source), lambda line: None)
-    assert any(name.startswith("tinydeep") for name in done.wheels)  # the old tinydep did not ask for it
+    assert "tinydep-1.0-py3-none-any.whl" in done.wheels and "tinydeep-3.0-py3-none-any.whl" in done.wheels
+    assert not list((tmp_path / "pack" / "models").iterdir()) and pack.check(tmp_path / "pack") == []
 
 
 WRONG = {

@@ -121,7 +121,7 @@ def test_cuda_does_not_come_along_unasked(tmp_path: Path) -> None:
     tiny_wheels.wheel(folder, "torch", "2.9", "nvidia-cublas; platform_system == 'Linux'", "triton")
     tiny_wheels.wheel(folder, "nvidia_cublas", "13.0")
     tiny_wheels.wheel(folder, "triton", "3.0")
-    with pytest.raises(UserError, match=r"a build for CUDA and brings 2 packages \(nvidia-cublas ...\).*--with-cuda"):
+    with pytest.raises(UserError, match=r"a build for CUDA and brings 2 packages \(nvidia-cublas ...\).*--gpu"):
         gather(tmp_path, "torch", ARM)
     shutil.rmtree(tmp_path / "house")
     index = Index(folder, tmp_path / "house")

@@ -30,8 +30,9 @@ ZHIYIN = """
 """
 # Refuses what a file says it may not do; else runs the command, as numactl does.
 NUMACTL = """
-    words="$*"
-    while read -r word; do case $words in *"$word"*) echo "set_mempolicy: not permitted" >&2; exit 1;; esac; done < "$STATE/forbidden"
+    while read -r word; do
+        case "$*" in *"$word"*) echo "set_mempolicy: Operation not permitted" >&2; exit 1;; esac
+    done < "$STATE/forbidden"
     while [ "${1#--}" != "$1" ]; do echo "numactl $1" >> "$STATE/bound"; shift; done
     exec "$@"
 """
@@ -67,7 +68,7 @@ class Machine:
 
     def numactl(self, forbidden: str = "") -> None:
         machines.program(self.bin / "numactl", NUMACTL)
-        self.write("forbidden", forbidden)
+        self.write("forbidden", f"{forbidden}\n" if forbidden else "")
 
     def start(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"PATH": str(self.bin), "STATE": str(self.folder), "ZHIYIN_ROOT": str(self.root), **environment}

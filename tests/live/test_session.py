@@ -1,7 +1,7 @@
 """A live session with a detector and a model that follow a script: what was said comes out, in bounded memory."""
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -106,8 +106,8 @@ class ScriptedDetector:
 class ScriptedModel:
     """Hears the script's words that lie whole in a window; of a word that is cut by its end, something else."""
 
-    def __init__(self, script: Script, *, timed: bool = True) -> None:
-        self.script, self.timed = script, timed
+    def __init__(self, script: Script, *, timed: bool = True, sure: Callable[[Work], float] | None = None) -> None:
+        self.script, self.timed, self.sure = script, timed, sure
         self.works: list[Work] = []
 
     def __call__(self, works: Sequence[Work]) -> list[Segment]:
@@ -122,16 +122,23 @@ class ScriptedModel:
             elif word.start_s < work.until_s < word.end_s:
                 heard.append(Word("mumble", word.start_s, work.until_s, "ctc"))
         text = join_words(word.text for word in heard)
-        return Segment(work.window.start_s, work.until_s, text, tuple(heard) if self.timed else ())
+        confidence = self.sure(work) if self.sure is not None else None
+        words = tuple(heard) if self.timed else ()
+        return Segment(work.window.start_s, work.until_s, text, words, confidence=confidence)
 
 
 def run(
-    script: Script, blocks: Sequence[int], *, timed: bool = True, **changes: float
+    script: Script,
+    blocks: Sequence[int],
+    *,
+    timed: bool = True,
+    sure: Callable[[Work], float] | None = None,
+    **changes: float,
 ) -> tuple[list[Event], ScriptedModel]:
     """All events of a script that arrives in blocks of these sizes, again and again."""
     ScriptedDetector.script = script
-    hear = ScriptedModel(script, timed=timed)
-    made = fake_model("x", ctc=("x",) if timed else ())
+    hear = ScriptedModel(script, timed=timed, sure=sure)
+    made = fake_model("x", ctc=("x",) if timed else (), min_confidence=0.4)
     session = LiveSession(made.loaded, compute=hear, settings=Settings(hangover_s=HANGOVER_S, **changes))
     samples_T = np.zeros(round(script.end_s * SAMPLE_RATE_HZ), np.float32)
     events: list[Event] = []
@@ -266,6 +273,36 @@ def test_many_sessions_share_the_computing() -> None:
     assert events[0] == events[1] == alone[: len(events[0])] and said(events[0]) == ["one", "two", "three"]
     with pytest.raises(ValueError):
         pair[0].take(works[0][1] if works else Work(None, None, None, 0.0, True), Segment(0, 0))  # type: ignore[arg-type]
+
+
+@settings(max_examples=40)
+@given(gaps, blocks, st.randoms(use_true_random=False))
+def test_what_is_not_sure_waits_and_nothing_is_lost(gaps_s: list[float], sizes: list[int], random) -> None:
+    wanted = script(gaps_s, [random.choice(NAMES) for _ in gaps_s])
+    events, _ = run(wanted, sizes, sure=lambda work: random.choice((0.3, 0.9)))
+    assert said(events) == [word.text for word in wanted.words]
+    check_order(events)
+
+
+def test_what_is_not_sure_goes_on_when_speech_does() -> None:
+    """0.4 s of silence end a segment that is sure; one that is not waits for 0.6 s."""
+    wanted = script([0.2, 0.4, 0.4, 0.8], ["one", "two", "three", "four"])
+
+    def finals(sure: float) -> list[tuple[str, float]]:
+        events, _ = run(wanted, [800], sure=lambda work: sure)
+        assert sum(isinstance(event, SpeechStarted) for event in events) == len(
+            [event for event in events if isinstance(event, SpeechEnded)]
+        )
+        return [
+            (event.segment.text, round(event.stream_s - event.segment.end_s, 2))
+            for event in events
+            if isinstance(event, Final)
+        ]
+
+    assert [text for text, _ in finals(0.9)] == ["one", "two", "three", "four"]
+    assert all(late_s < HANGOVER_S + 0.07 for _, late_s in finals(0.9))
+    assert [text for text, _ in finals(0.5)] == ["one two three", "four"]
+    assert all(0.6 <= late_s < 0.67 for _, late_s in finals(0.5))
 
 
 def test_a_stall_ends_what_is_open_and_the_stream_goes_on() -> None:

@@ -130,9 +130,11 @@ def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames():
         level = low.mean(0)
         loud = low[:, level > level.max() - 0.8]
         assert loud.shape[1] == (20, 17)[row]
-        mean = loud.mean(1)
-        pooled = 4 * np.concatenate([mean - mean.mean(), np.sqrt(loud.var(1) + 1e-6)])
-        expected = voice.out.weight.numpy() @ pooled + voice.out.bias.numpy()
+        halves = loud.mean(1), np.sqrt(loud.var(1) + 1e-6)
+        pooled = np.concatenate([(half - half.mean()) / np.sqrt(half.var() + 1e-5) for half in halves])
+        hidden = voice.hidden.weight.numpy() @ pooled + voice.hidden.bias.numpy()
+        smooth = np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in hidden])
+        expected = voice.out.weight.numpy() @ smooth + voice.out.bias.numpy()
         np.testing.assert_allclose(seen[row].numpy(), expected, atol=1e-5)
 
 

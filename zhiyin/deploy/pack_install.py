@@ -20,6 +20,7 @@ RECORD, SUMS = "pack.json", "SHA256SUMS"
 FORMAT = 1
 _SPARE_BYTES = 64 * 2**20  # left free on the disk
 _UNFINISHED = ".unfinished"  # in the installation's folder until it is whole
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _NOWHERE = "127.0.0.1:9"  # the discard port: what asks the network in spite of everything fails at once
 
 
@@ -84,10 +85,8 @@ def blocked(environment: dict[str, str]) -> dict[str, str]:
     kept = {
         name: value for name, value in environment.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))
     }
-    ways = {
-        name: _NOWHERE for word in ("http", "https", "all") for name in (word + "_proxy", (word + "_proxy").upper())
-    }
-    return {**kept, **ways, "no_proxy": "", "NO_PROXY": "", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+    ways = {name: _NOWHERE for proxy in _PROXIES for name in (proxy, proxy.upper())}
+    return environment
 
 
 def machine_faults(facts: dict) -> list[str]:
@@ -171,13 +170,13 @@ def _pip(python: Path, pack: Path, facts: dict) -> None:
     if wheel is None:
         raise Refused("the pack has no wheel of pip")
     extras = f"[{','.join(facts['extras'])}]" if facts["extras"] else ""
-    words = ["install", "--no-index", "-f", str(pack / "wheels"), "--only-binary", ":all:", "--no-cache-dir", "-q"]
+    words = ["install", "-f", str(pack / "wheels"), "--only-binary", ":all:", "--no-cache-dir", "-q"]
     what = [f"zhiyin{extras}=={facts['version']}", "pip", "--no-compile", "--disable-pip-version-check", "--no-input"]
     done = _run([str(python), str(wheel / "pip"), *words, *what])
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise Refused(f"pip failed: {lines[0] if lines else f'exit code {done.returncode}'}")
-    # Bytecode now, for those who run it may not write it; pip would also compile the packages' own tests, twice as much.
+    # Bytecode now, for those who run it may not write it; pip would compile the packages' own tests as well.
     site = next(iter(python.parent.parent.glob("lib/python*/site-packages")))
     _run([str(python), "-m", "compileall", "-qq", "-x", r"/(tests|pip)/", str(site)])
 

@@ -123,7 +123,7 @@ def gather(
         if cuda and not with_cuda:
             raise UserError(
                 f"pack: the torch that pip finds is a build for CUDA and brings {len(cuda)} packages ({cuda[0]} ...); "
-                "let pip find a CPU build (its option extra-index), or give --with-cuda"
+                "let pip find a CPU build (its option extra-index), or give --gpu"
             )
         lacking = {f"{name}{specifier}" for name, specifier in needed.items() if not _has(wheels, name, specifier)}
         if not lacking:

@@ -7,10 +7,10 @@ from typing import Any
 
 from zhiyin.data.synth import DIGITS
 from zhiyin.evaluate import times
+from zhiyin.evaluate.replies import EMPTY
 from zhiyin.text.score import edits, words
 
 Row = dict[str, Any]
-EMPTY: dict[str, Any] = {"text": "", "labels": {}, "words": [], "answer": "", "translation": "", "unparsed": []}
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,15 @@ class Agreement:
         """Fixed words of the open segment."""
         return self.fixed[self.first_open :]
 
-    def hear(self, words: Sequence[Word], until_s: float) -> None:
-        """Take a hypothesis for the whole window, which reaches to `until_s`."""
+    def hear(self, words: Sequence[Word], until_s: float, *, is_sure: bool = True) -> None:
+        """Take a hypothesis for the whole window, which reaches to `until_s`; one that is not sure fixes nothing."""
         rest = self._rest(words)
         agreed = shared(self.tail, rest)
         if self._timed:
             sure = sum(1 for word in rest if word.end_s <= until_s - self._hold_s)
         else:
             sure = len(rest) - self._hold_words
-        count = max(0, min(agreed, sure))
+        count = max(0, min(agreed, sure)) if is_sure else 0
         self._fix(rest[:count])
         self.tail = self._after(rest[count:])
 

@@ -8,6 +8,7 @@ Shapes: `T` samples.
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from zhiyin.ask import DEFAULTS, Options, fit, hotwords_of, request
 from zhiyin.audio.decode import Chunk, good_samples
@@ -43,6 +44,9 @@ class Settings:
         longest_s: one that cannot lose it, for want of fixed words or of word times, ends at a quiet place before it is
             longer than this; at most the model's limit.
         hangover_s: silence this long ends speech. The final segment cannot come earlier.
+        sure: a final segment that is less sure than this (`Segment.confidence`) waits: what follows may mend it. Only
+            of models whose confidence means something (`ModelSpec.min_confidence`).
+        doubt_s: so much silence ends speech also where it waits; what is said before goes on with the same segment.
         hold_s: a word that ends in the last `hold_s` of the audio is not fixed yet.
         hold_words: the same in words, for models without word times.
         bucket_s: windows last a multiple of this, for graphs of fixed shapes; 0 leaves them as they are.
@@ -51,7 +55,9 @@ class Settings:
     step_s: float = 0.3
     window_s: float = 8.0
     longest_s: float = 15.0
-    hangover_s: float = 0.24
+    hangover_s: float = 0.28
+    sure: float = 0.8
+    doubt_s: float = 0.6
     hold_s: float = 0.3
     hold_words: int = 1
     bucket_s: float = 0.0
@@ -59,13 +65,18 @@ class Settings:
 
 @dataclass
 class _Speech:
-    """Speech that was found: it may still go on (`end_s` is None). `until_s` is where its audio ends."""
+    """Speech that was found: it may still go on (`end_s` is None). `until_s` is where its audio ends.
+
+    It `waits` where it has ended and its final segment was not sure enough; it `is_over` where the stream broke off.
+    """
 
     start_s: float
     heard_s: float
     until_s: float
     peak: float
     end_s: float | None = None
+    waits: bool = False
+    is_over: bool = False
 
 
 class LiveSession:
@@ -103,6 +114,7 @@ class LiveSession:
         self._hints = hints(self._hotwords, model) if working.is_spoken(self._asked) else None
         self._longest_s = min(self.settings.longest_s, spec.max_window_s)
         self._window_s = min(self.settings.window_s, self._longest_s)
+        self._sure = self.settings.sure if spec.min_confidence else 0.0
         self._compute = compute or (lambda works: working.compute(works, model))
         self._thresholds = Thresholds(min_silence_s=self.settings.hangover_s)
         self._words = Agreement(timed=self._timed, hold_s=self.settings.hold_s, hold_words=self.settings.hold_words)
@@ -165,6 +177,8 @@ class LiveSession:
         """End the open speech here without running the model; the stream may go on afterwards."""
         events = self._follow(self._detector.finish())
         self._detector, self._detector_start = Detector(self._thresholds), self._fed
+        for speech in self._speeches:
+            speech.is_over = True
         return events
 
     def due(self) -> Work | None:
@@ -181,7 +195,8 @@ class LiveSession:
             cut_s = self._audio.quietest_s(latest_s - self._longest_s / 3, latest_s)
             self._out = self._work(self._final, speech, cut_s, cut_s)
         elif speech.end_s is not None:
-            self._out = self._work(self._final, speech, until_s)
+            if not speech.waits or self._is_settled(speech):
+                self._out = self._work(self._final, speech, until_s)
         elif self._partial is not None and self._is_time(speech):
             self._stepped_s, self._stepped_heard_s = self.now_s, speech.heard_s
             self._out = replace(self._work(self._partial, speech, until_s), is_final=False)
@@ -197,8 +212,13 @@ class LiveSession:
             heard = with_hotwords(heard, self._hotwords, self._options.language)
         words = list(heard.words) if self._timed else split(heard.text)
         heard = replace(heard, tasks=tuple(task.id for task in self._asked.tasks))
+        if work.is_final and work.cut_s is None and self._is_doubtful(heard, speech):
+            speech.waits = True
+            self._words.hear(words, work.until_s, is_sure=False)
+            return self._show(speech)
         if not work.is_final:
-            self._words.hear(words, work.until_s)
+            is_sure = heard.confidence is None or heard.confidence >= self._sure
+            self._words.hear(words, work.until_s, is_sure=is_sure)
             return [*self._show(speech), *self._shorten(speech, self._window_s, self._window_s / 2)]
         if work.cut_s is not None:
             said = self._words.close_part(words, work.cut_s)
@@ -208,10 +228,12 @@ class LiveSession:
         else:
             said = self._words.close(words)
             assert speech.end_s is not None
-            events = self._segment(heard, said, speech.start_s, speech.end_s)
+            ended = SpeechEnded(rounded(speech.end_s), rounded(self.now_s))
+            events = [ended, *self._segment(heard, said, speech.start_s, speech.end_s)]
             self._last_end_s = speech.end_s
             self._spans.append(Span(speech.start_s, speech.end_s, speech.peak))
             self._speeches.popleft()
+            events += self._started()
         self._forget()
         return events
 
@@ -223,28 +245,43 @@ class LiveSession:
         return events
 
     def _follow(self, ended: Sequence[Span]) -> list[Event]:
-        """Events of the detector; its times count from where it began."""
+        """What the detector found, its times counted from where it began."""
         base_s = self._detector_start / SAMPLE_RATE_HZ
         events: list[Event] = []
         for span in ended:
-            if not self._speeches or self._speeches[-1].end_s is not None:
-                events += self._begin(base_s + span.start_s)
-            self._speeches[-1].peak = span.peak
-            events += self._end(self._speeches[-1], base_s + span.end_s)
-        span_now = self._detector.open
-        if span_now is not None:
-            if not self._speeches or self._speeches[-1].end_s is not None:
-                events += self._begin(base_s + span_now.start_s)
-            self._speeches[-1].heard_s, self._speeches[-1].peak = base_s + span_now.end_s, span_now.peak
+            events += self._open(base_s + span.start_s)
+            speech = self._speeches[-1]
+            speech.end_s, speech.until_s = base_s + span.end_s, self.now_s
+            speech.peak = max(speech.peak, span.peak)
+        if (span_now := self._detector.open) is not None:
+            events += self._open(base_s + span_now.start_s)
+            speech = self._speeches[-1]
+            speech.heard_s, speech.peak = base_s + span_now.end_s, max(speech.peak, span_now.peak)
         return events
 
-    def _begin(self, start_s: float) -> list[Event]:
-        self._speeches.append(_Speech(start_s, start_s, start_s, 1.0))
-        return [SpeechStarted(rounded(start_s), rounded(self.now_s))]
+    def _open(self, start_s: float) -> list[Event]:
+        """Make sure that the last speech is open: it is already, goes on because it waited, or is a new one."""
+        if self._speeches:
+            last = self._speeches[-1]
+            if last.end_s is None:
+                return []
+            if last.waits and not last.is_over and start_s - last.end_s < self.settings.doubt_s:
+                last.end_s, last.waits = None, False
+                return []
+        self._speeches.append(_Speech(start_s, start_s, start_s, 0.0))
+        return self._started() if len(self._speeches) == 1 else []
 
-    def _end(self, speech: _Speech, end_s: float) -> list[Event]:
-        speech.end_s, speech.until_s = end_s, self.now_s
-        return [SpeechEnded(rounded(end_s), rounded(self.now_s))]
+    def _started(self) -> list[Event]:
+        """Of the first speech; the next one is told of when the one before it is final."""
+        return [SpeechStarted(rounded(one.start_s), rounded(self.now_s)) for one in islice(self._speeches, 1)]
+
+    def _is_doubtful(self, heard: Segment, speech: _Speech) -> bool:
+        return heard.confidence is not None and heard.confidence < self._sure and not self._is_settled(speech)
+
+    def _is_settled(self, speech: _Speech) -> bool:
+        """Whether nothing can follow any more that belongs to speech that has ended."""
+        assert speech.end_s is not None
+        return speech.is_over or len(self._speeches) > 1 or self.now_s - speech.end_s >= self.settings.doubt_s
 
     def _enter(self, speech: _Speech) -> None:
         """Begin the window of a speech, or go on with the last one's: what was said just before helps to understand."""

@@ -2,9 +2,32 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 CJK = r"\u3400-\u4dbf\u4e00-\u9fff"
 _UNIT = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
+
+Pair = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the units of a reference: heard right, as something else, not at all; and what was added."""
+
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        """Edits together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def length(self) -> int:
+        """Units of the reference."""
+        return self.hits + self.substitutions + self.deletions
 
 
 def words(text: str) -> list[str]:
@@ -20,3 +43,49 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
         for j, got in enumerate(hypothesis, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (expected != got))
     return row[-1]
+
+
+def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
+    """Units side by side with the fewest edits; None stands for nothing.
+
+    Among equally cheap alignments, a pair is preferred to a deletion and a deletion to an insertion, from the end on.
+    Equal beginnings and ends are set aside first, which never costs an edit.
+    """
+    most = min(len(reference), len(hypothesis))
+    begin = next((i for i in range(most) if reference[i] != hypothesis[i]), most)
+    end = next((i for i in range(most - begin) if reference[-1 - i] != hypothesis[-1 - i]), most - begin)
+    middle = _align(reference[begin : len(reference) - end], hypothesis[begin : len(hypothesis) - end])
+    before = [(unit, unit) for unit in reference[:begin]]
+    after = [(unit, unit) for unit in reference[len(reference) - end :]]
+    return [*before, *middle, *after]
+
+
+def count(pairs: Sequence[Pair]) -> Counts:
+    """Edits of an alignment by kind."""
+    deletions = sum(got is None for _, got in pairs)
+    insertions = sum(expected is None for expected, _ in pairs)
+    hits = sum(expected == got for expected, got in pairs)
+    return Counts(hits, len(pairs) - hits - deletions - insertions, deletions, insertions)
+
+
+def _align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
+    rows = [list(range(len(hypothesis) + 1))]
+    for i, expected in enumerate(reference, start=1):
+        last, row = rows[-1], [i]
+        for j, got in enumerate(hypothesis, start=1):
+            row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (expected != got)))
+        rows.append(row)
+    pairs: list[Pair] = []
+    i, j = len(reference), len(hypothesis)
+    while i or j:
+        cost = rows[i][j]
+        if i and j and cost == rows[i - 1][j - 1] + (reference[i - 1] != hypothesis[j - 1]):
+            i, j = i - 1, j - 1
+            pairs.append((reference[i], hypothesis[j]))
+        elif i and cost == rows[i - 1][j] + 1:
+            i -= 1
+            pairs.append((reference[i], None))
+        else:
+            j -= 1
+            pairs.append((None, hypothesis[j]))
+    return pairs[::-1]
