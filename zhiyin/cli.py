@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from zhiyin import cli_porting, cli_training
+from zhiyin.cli_data import app as data
 from zhiyin.cli_options import BACKEND, DEVICE, DTYPE, FALLBACK, HOTWORDS, ITN, LANGUAGE, MODEL_HELP, PCM, TASK, THREADS
 from zhiyin.cli_pack import pack
+from zhiyin.cli_score import score
 from zhiyin.errors import UserError
 
 app = typer.Typer(
@@ -183,7 +185,9 @@ app.command()(cli_porting.atc)
 app.command()(cli_porting.verify)
 app.command()(cli_porting.bench)
 app.command()(pack)
+app.add_typer(data, name="data")
 app.command()(cli_training.train)
 app.command()(cli_training.init)
 app.command()(cli_training.convert)
 app.command("eval")(cli_training.evaluate)
+app.command()(score)

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from zhiyin.cli_progress import Progress
 from zhiyin.errors import UserError
@@ -28,34 +29,48 @@ def train(stage: Path, pack: Path, run: Path, start: Path | None, device: str, t
 
 
 def evaluate(
-    pack: Path, split: str, out: Path, model: str, device: str, backend: str, threads: int | None, limit: int
-) -> str:
+    pack: Path, split: str, out: Path, model: str, device: str, backend: str, threads: int | None, limit: int,
+    ask: str = "",
+) -> str:  # fmt: skip
     """Run a split of the speech pack through the main job and score it; returns the table.
 
-    `results.jsonl` in `out` is resumed when it belongs to the same model and split, else replaced.
+    `results.jsonl` in `out` is resumed when it belongs to the same model, split and way of asking, else replaced.
     """
     import zhiyin
+    from zhiyin.cli_score import OUTPUTS, write
     from zhiyin.data.corpora import speech_pack
     from zhiyin.data.manifest import read_growing
-    from zhiyin.evaluate import report, run, score
+    from zhiyin.evaluate import report, run, score, summary
+    from zhiyin.evaluate.measures import Options
 
     records = [record for record in speech_pack.read(pack, split) if record.tasks]
     loaded = zhiyin.load(model or None, device=device, backend=backend, threads=threads).loaded
-    about = {"model": loaded.backend.spec.name, "sha256": _identity(Path(loaded.source)), "split": split}
+    about: dict[str, Any] = {
+        "model": loaded.backend.spec.name,
+        "sha256": _identity(Path(loaded.source)),
+        "split": split,
+    }
+    languages = list(filter(None, ask.split(",")))
+    if languages and not loaded.backend.spec.can_follow_instructions:
+        raise UserError(f"model {loaded.backend.spec.name} does not understand requests in plain language; drop --ask")
+    about |= {"ask": languages} if languages else {}
     record = out / "about.json"
     if out.exists() and (not record.exists() or json.loads(record.read_text(encoding="utf-8")) != about):
-        if any(path.name not in ("about.json", "results.jsonl", "scores.json", "report.md") for path in out.iterdir()):
+        known = ("about.json", "results.jsonl", "scores.json", "report.md", *OUTPUTS)
+        if any(path.name not in known for path in out.iterdir()):
             raise UserError(f"evaluation folder {out}: holds other files; choose another --out")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(about), encoding="utf-8")
     chosen = records[:: max(1, len(records) // limit)] if limit else records
     with Progress(len(chosen)) as progress:
-        results = run.run(chosen, loaded, out, report=lambda entry: progress.start(entry.id))
-    figures = score.score(read_growing(results))
+        results = run.run(chosen, loaded, out, report=lambda entry: progress.start(entry.id), ask=languages)
+    rows = read_growing(results)
+    figures = score.score(rows)
     (out / "scores.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")
     table = report.markdown(figures)
     (out / "report.md").write_text(table, encoding="utf-8")
+    write(summary.summarize(rows, Options()), out, f"{loaded.backend.spec.name}, {split}")
     return table
 
 

@@ -26,9 +26,12 @@ def train(
 
 def evaluate(
     pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: its manifests and audio.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For results.jsonl, scores.json, report.md.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For results.jsonl, figures and report.html.")],
     split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "dev",
     limit: Annotated[int, typer.Option("--limit", min=0, help="About this many records, evenly spread; 0 is all.")] = 0,
+    ask: Annotated[
+        str, typer.Option("--ask", metavar="CODE,CODE", help="Ask in plain language, e.g. en,zh, instead of by tags.")
+    ] = "",
     model: Annotated[str, typer.Option("--model", metavar="PATH|NAME", help=MODEL_HELP)] = "",
     device: Annotated[str, DEVICE] = "auto",
     backend: Annotated[str, BACKEND] = "auto",
@@ -37,7 +40,7 @@ def evaluate(
     """Run a split through the main job and print its figures; resumes what was cut off."""
     from zhiyin import cli_recipe
 
-    typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit), nl=False)
+    typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit, ask), nl=False)
 
 
 def init(

@@ -88,6 +88,7 @@ def install(folder: Path, *words: str, **environment: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, **environment},
+        timeout=120,  # a pip that asks the network waits for minutes
     )
 
 

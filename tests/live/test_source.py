@@ -140,8 +140,10 @@ def test_a_stall_is_told_once_and_the_stream_goes_on() -> None:
 def test_a_stream_that_stays_away() -> None:
     pipe = Pipe(b"a")
     assert list(arriving(pipe.read, stall_s=0.05, timeout_s=0.2)) == [b"a", b""]
-    assert list(arriving(Pipe().read, stall_s=9, timeout_s=0.05)) == []
-    pipe.waiting.put(b"")
+    nothing = Pipe()
+    assert list(arriving(nothing.read, stall_s=9, timeout_s=0.05)) == []
+    for waiting in (pipe, nothing):  # their threads end
+        waiting.waiting.put(b"")
 
 
 def test_a_stream_that_breaks() -> None:

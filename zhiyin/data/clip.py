@@ -1,5 +1,7 @@
 """The audio of records: the samples of a part, lengths, and names of files that can hold any id."""
 
+import contextlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from zhiyin.audio.io import load, open_recording
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
 
+SUFFIXES = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "wma")  # what OSUM takes for audio in a tar
+_NOTHING_T = np.zeros(0, np.float32)
 _NOT_IN_NAMES = re.compile(r'[%/\\:*?"<>|\x00-\x1f\x7f]|^\.|\s')
 
 
@@ -24,28 +28,48 @@ def samples(record: Record) -> Float32:
     """
     if not record.is_part:
         return load(record.audio)
-    return next(parts(record.audio, [(record.start_s, record.end_s)]))
+    return next(samples_T for _, samples_T in parts(record.audio, [(record.start_s, record.end_s)]))
 
 
-def parts(audio: Path, spans: Sequence[tuple[float, float | None]]) -> Iterator[Float32]:
-    """The samples [T] of each span (start, end or None, seconds) of a file that is decoded once.
+def parts(audio: Path, spans: Sequence[tuple[float, float | None]]) -> Iterator[tuple[int, Float32]]:
+    """Number and samples [T] of each span (start, end or None, seconds) of a file, which is decoded once.
 
-    What lies behind the end of the file is missing from a span, so that it is shorter than asked.
+    Spans come in the order in which they end. One that reaches behind the end of the file is shorter than asked.
 
     Raises:
         UserError: the audio cannot be read.
     """
-    open_ended = any(end_s is None for _, end_s in spans)
-    last = max((_sample(end_s) for _, end_s in spans if end_s is not None), default=0)
-    blocks, count = [], 0
+    waiting = {i: (_sample(a), None if b is None else _sample(b)) for i, (a, b) in enumerate(spans)}
+    pieces: dict[int, list[Float32]] = {i: [_NOTHING_T] for i in waiting}
+    place = 0
     for block_T in open_recording(audio).blocks():
-        blocks.append(block_T)
-        count += len(block_T)
-        if count >= last and not open_ended:
-            break
-    whole_T = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    for start_s, end_s in spans:
-        yield whole_T[_sample(start_s) : None if end_s is None else _sample(end_s)]
+        for i, (start, end) in list(waiting.items()):
+            pieces[i].append(block_T[max(0, start - place) : None if end is None else max(0, end - place)])
+            if end is not None and end <= place + len(block_T):
+                del waiting[i]
+                yield i, np.concatenate(pieces.pop(i))
+        place += len(block_T)
+        if not waiting:
+            return
+    for i in waiting:
+        yield i, np.concatenate(pieces[i])
+
+
+def encoded(record: Record) -> tuple[str, bytes]:
+    """Suffix and bytes of a record's audio: the file as it is, or FLAC of 16 kHz for a part or an unusual format.
+
+    Raises:
+        UserError: the audio cannot be read.
+    """
+    suffix = record.audio.suffix.lower().removeprefix(".")
+    if not record.is_part and suffix in SUFFIXES:
+        try:
+            return suffix, record.audio.read_bytes()
+        except OSError as error:
+            raise UserError(f"record '{record.id}': {record.audio} cannot be read ({error.strerror})") from error
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples(record).clip(-1, 1), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
+    return "flac", buffer.getvalue()
 
 
 def length_s(audio: Path) -> float:
@@ -55,10 +79,8 @@ def length_s(audio: Path) -> float:
         UserError: there is no such file, or it holds no audio.
     """
     if audio.suffix.lower() in (".wav", ".flac", ".ogg", ".opus", ".mp3") and audio.is_file():
-        try:
-            return round(soundfile.info(audio).duration, 6)
-        except soundfile.LibsndfileError:
-            pass  # the other decoders may know it, or say what is wrong
+        with contextlib.suppress(soundfile.LibsndfileError):  # the other decoders may know it, or say what is wrong
+            return float(round(soundfile.info(audio).duration, 6))
     return round(sum(map(len, open_recording(audio).blocks())) / SAMPLE_RATE_HZ, 6)
 
 

@@ -16,11 +16,8 @@ from zhiyin.tasks.render import TimedWord, Truth
 LABEL_FIELDS = {"event": "ved", "emotion": "ser", "style": "ssr", "gender": "sgc", "age": "sap"}
 _STRINGS = ("answer", "translation", "instruction", "language", "speaker", "source", "licence", "age_group")
 _SECONDS = ("start_s", "end_s", "duration_s")
-_ORDER = (
-    ("id", "audio", "start_s", "end_s", "duration_s", "tasks", "text", "words", *LABEL_FIELDS)
-    + ("labels", "translation", "instruction", "answer")
-    + ("language", "speaker", "source", "licence", "age_group")
-)
+_ORDER = ("id", "audio", "start_s", "end_s", "duration_s", "tasks", "text", "words", *LABEL_FIELDS, "labels")
+_ORDER += ("translation", "instruction", "answer", "language", "speaker", "source", "licence", "age_group")
 
 
 @dataclass(frozen=True)
@@ -242,9 +239,8 @@ def _record(row: dict[str, Any], folder: Path) -> Record | Broken:
         return Broken(wrong)
     labels = dict(row.get("labels") or {})
     for name, task in LABEL_FIELDS.items():
-        if row.get(name):
-            if labels.setdefault(task, row[name]) != row[name]:
-                return Broken(f"{name} '{row[name]}' and labels.{task} '{labels[task]}' disagree; keep one")
+        if row.get(name) and labels.setdefault(task, row[name]) != row[name]:
+            return Broken(f"{name} '{row[name]}' and labels.{task} '{labels[task]}' disagree; keep one")
     words = tuple(TimedWord(word["text"], word["start_s"], word["end_s"]) for word in row.get("words") or ())
     values = {name: row[name] for name in (*_STRINGS, *_SECONDS, "text") if row.get(name) is not None}
     return Record(
@@ -267,7 +263,7 @@ def _wrong(row: dict[str, Any]) -> str:
     if row["duration_s"] is None or row["duration_s"] <= 0:
         return f"the record is {row['duration_s']} s long; duration_s, or end_s behind start_s, says how long"
     if not _are_texts(row["tasks"]):
-        return f"field 'tasks' is {row['tasks']!r}; a list of task ids was expected, e.g. [\"asr\", \"ser\"]"
+        return f'field \'tasks\' is {row["tasks"]!r}; a list of task ids was expected, e.g. ["asr", "ser"]'
     labels = row.get("labels") or {}
     if not isinstance(labels, dict) or not _are_texts(list(labels.values())):
         return f"field 'labels' is {labels!r}; an object of texts was expected"

@@ -86,7 +86,7 @@ def blocked(environment: dict[str, str]) -> dict[str, str]:
         name: value for name, value in environment.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))
     }
     ways = {name: _NOWHERE for proxy in _PROXIES for name in (proxy, proxy.upper())}
-    return environment
+    return {**kept, **ways, "no_proxy": "", "NO_PROXY": "", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
 
 
 def machine_faults(facts: dict) -> list[str]:
@@ -170,7 +170,7 @@ def _pip(python: Path, pack: Path, facts: dict) -> None:
     if wheel is None:
         raise Refused("the pack has no wheel of pip")
     extras = f"[{','.join(facts['extras'])}]" if facts["extras"] else ""
-    words = ["install", "-f", str(pack / "wheels"), "--only-binary", ":all:", "--no-cache-dir", "-q"]
+    words = ["install", "--no-index", "-f", str(pack / "wheels"), "--only-binary", ":all:", "--no-cache-dir", "-q"]
     what = [f"zhiyin{extras}=={facts['version']}", "pip", "--no-compile", "--disable-pip-version-check", "--no-input"]
     done = _run([str(python), str(wheel / "pip"), *words, *what])
     if done.returncode:

@@ -1,8 +1,8 @@
 """How sure a figure is: confidence intervals and paired comparison by resampling records.
 
 A figure is a function of sums over records, so a resample is a row of weights times a matrix of what each record adds.
-Sources: Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation"; for translation
-Koehn 2004, "Statistical significance tests for machine translation evaluation".
+Sources: Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation"; for
+translation Koehn 2004, "Statistical significance tests for machine translation evaluation".
 """
 
 from collections.abc import Callable, Iterator

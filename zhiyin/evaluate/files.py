@@ -10,7 +10,8 @@ from typing import Any
 from zhiyin.data import manifest
 from zhiyin.errors import UserError
 from zhiyin.evaluate.replies import EMPTY, Side, read, tasks_of
-from zhiyin.tasks.table import TASKS, select
+from zhiyin.tasks.parse import join_words
+from zhiyin.tasks.table import TASKS
 
 Row = dict[str, Any]
 
@@ -44,21 +45,21 @@ class Paired:
 def load(hypotheses: Path, references: Path | None, tasks: Sequence[str] = ()) -> Paired:
     """Rows of a file of hypotheses, with the truth of a file of references or their own.
 
-    A reference without a hypothesis gives a row without one, which is scored as wrong; its tasks are those that other
-    rows ask of it, else all its own.
+    A reference without a hypothesis gives a row without one, which is scored as wrong. Where hypotheses are
+    `results.jsonl`, so does each task of a reference that the run asks of others but not of this one.
 
     Args:
         hypotheses: `results.jsonl` of ``zhiyin eval``, or ids with texts or labels.
         references: a manifest, or ids with texts or labels; may be left out for `results.jsonl`.
-        tasks: what to score, where files do not say it.
+        tasks: ids of what to score, instead of what the files say.
 
     Raises:
         UserError: a file is missing or cannot be read, or an id comes twice.
     """
-    asked = tuple(task.id for task in TASKS if task.id in {row.id for name in tasks for row in select(name)})
-    own = _results(hypotheses)
-    if own is not None:
-        rows = [row for row in own if not asked or set(asked) & set(row["tasks"])]
+    asked = tuple(tasks)
+    rows = _results(hypotheses)
+    if rows is not None:
+        rows = [row for row in rows if not asked or set(asked) & set(row["tasks"])]
         return Paired(rows) if references is None else _with_truth(rows, entries(references), asked)
     if references is None:
         raise UserError(f"scoring {hypotheses}: it holds no truth of its own; give a file of references after it")
@@ -125,7 +126,7 @@ def _of_record(record: manifest.Record, where: str) -> Entry:
 
 def about(record: manifest.Record) -> dict[str, Any]:
     """Where a record's audio is, and what tables can be cut by."""
-    place = {"audio": str(record.audio), "start_s": record.start_s, "end_s": record.end_s}
+    place = {"audio": str(record.audio.absolute()), "start_s": record.start_s, "end_s": record.end_s}
     names = {name: getattr(record, name) for name in ("source", "language", "age_group", "speaker")}
     names["gender"] = record.labels.get("sgc", "")
     return {**place, "duration_s": record.duration_s, "slice": names}
@@ -226,6 +227,8 @@ def _side(entry: Entry, tasks: Sequence[str], labels: dict[str, list[str]]) -> S
     parsed = read(text, tasks, labels) if "<" in text else {"text": text}
     if not {"asr", "srwt"} & set(tasks) and "<" not in text:
         parsed |= _alone(text, tasks, labels)
+    if "words" in entry.said and not text:
+        parsed = parsed | {"text": join_words(word["text"] for word in entry.said["words"])}
     return {**EMPTY, **parsed, **{name: value for name, value in entry.said.items() if name != "text"}}
 
 
@@ -241,11 +244,15 @@ def _with_truth(rows: list[Row], references: list[Entry], asked: tuple[str, ...]
     by_id: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_id[row["id"]].append(row)
+    run = set(asked) or {task for row in rows for task in row["tasks"]}
     found: list[Row] = []
     for entry in references:
-        side = {**EMPTY, **entry.said}
-        tasks = asked or entry.tasks or _tasks_of(entry)
-        new = _row(entry.id, tasks, side, entry.about)
-        found += [{**row, **new, "tasks": row["tasks"]} for row in by_id[entry.id]] or [new]
+        side = {**EMPTY, "text": None, **entry.said}
+        own = by_id.get(entry.id, [])
+        fresh = _row(entry.id, (), side, entry.about)
+        found += [{**row, **fresh, "tasks": row["tasks"]} for row in own]
+        covered = {task for row in own for task in row["tasks"]}
+        left = [task for task in entry.tasks or _tasks_of(entry) if task in run - covered]
+        found += [{**fresh, "tasks": left}] if left else []
     known = {entry.id for entry in references}
     return Paired(found, tuple(key for key in by_id if key not in known))

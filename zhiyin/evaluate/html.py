@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks nothing of the network: figures, plots, confusions, the worst errors to hear."""
+"""The report as one HTML page that asks nothing of the network: figures, plots, and the worst errors to hear."""
 
 from collections.abc import Sequence
 from html import escape
@@ -14,17 +14,28 @@ from zhiyin.tasks.table import TASKS
 MAX_BARS = 20  # of one key; of more values (speakers) the worst are drawn
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --page: #fff; --dim: #6b7280; --line: #d9dce1; --bar: #6f9ceb; --good: 34 139 87; --bad: 200 60 50; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --page: #16181c; --dim: #9aa1ab; --line: #343941; --bar: #3f6fc4; } }
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; color: var(--ink); background: var(--page); max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.4rem 0 .4rem; font-size: 1rem; }
-table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .dim { color: var(--dim); fill: var(--dim); }
-.better { color: rgb(var(--good)); } .worse, .wrong-text { color: rgb(var(--bad)); } .wrong-text { font-weight: 600; }
-svg { max-width: 100%; height: auto; display: block; } svg text { font-size: 13px; fill: var(--ink); } svg text.dim { fill: var(--dim); }
-.bar { fill: var(--bar); } .whisker { stroke: var(--ink); fill: none; stroke-width: 1.2; }
-.confusion td { text-align: right; min-width: 2.6rem; } .confusion td.right { background: rgb(var(--good) / calc(var(--share) * .7)); } .confusion td.wrong { background: rgb(var(--bad) / calc(var(--share) * .8)); }
-.wide { overflow-x: auto; } audio { height: 32px; width: 240px; } sub { color: var(--dim); }
+:root { color-scheme: light dark; --ink: #1c1e21; --page: #fff; --dim: #6b7280; --line: #d9dce1;
+  --good: 34 139 87; --bad: 200 60 50; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --page: #16181c; --dim: #9aa1ab; --line: #343941; --bad: 240 110 100; } }
+body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif;
+  color: var(--ink); background: var(--page); max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+h3 { margin: 1.4rem 0 .4rem; font-size: 1rem; }
+table { border-collapse: collapse; margin: .6rem 0; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.dim { color: var(--dim); }
+.better { color: rgb(var(--good)); }
+.worse, .wrong-text { color: rgb(var(--bad)); }
+.wrong-text { font-weight: 600; }
+svg { max-width: 100%; height: auto; display: block; font-size: 13px; }
+.confusion td { text-align: right; min-width: 2.6rem; }
+.confusion td.right { background: rgb(var(--good) / calc(var(--share) * .7)); }
+.confusion td.wrong { background: rgb(var(--bad) / calc(var(--share) * .8)); }
+.wide { overflow-x: auto; }
+audio { height: 32px; width: 240px; }
+sub { color: var(--dim); }
 """
 
 
@@ -43,7 +54,9 @@ def page(summary: Summary, folder: Path, title: str) -> str:
         parts.append(_task(summary, task, [one for one in group if one.measure.main], folder))
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(part for part in parts if part)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n'
+    )
 
 
 def _facts(summary: Summary) -> str:
@@ -55,20 +68,22 @@ def _facts(summary: Summary) -> str:
 
 def _figures(scored: Sequence[Scored]) -> str:
     lines = ["<h2>Figures</h2><div class='wide'><table><tr><th>task</th><th>figure</th><th class='n'>value</th>"]
-    lines.append("<th class='n'>95 % interval</th><th class='n'>records</th><th></th></tr>")
+    lines.append("<th class='n'>95 % interval</th><th class='n'>records</th><th>better</th></tr>")
     for one in scored:
         measure = one.measure
         cells = (number(measure, measure.figure), span(measure, one.interval), str(len(measure.rows)))
         row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
         name = f"<b>{escape(measure.name)}</b>" if measure.main else escape(measure.name)
         good = "↓" if measure.better == "lower" else "↑"
-        lines.append(f'<tr><td>{measure.task}</td><td>{name}</td>{row}<td class="dim">{good} is better</td></tr>')
+        lines.append(f'<tr><td>{measure.task}</td><td>{name}</td>{row}<td class="dim">{good}</td></tr>')
     return "\n".join([*lines, "</table></div>"])
 
 
 def _comparison(scored: Sequence[Scored]) -> str:
     lines = ["<h2>Against the other run</h2><div class='wide'><table><tr><th>task</th><th>figure</th>"]
-    lines.append("<th class='n'>this minus other</th><th class='n'>95 % interval</th><th class='n'>p</th><th></th></tr>")
+    lines.append(
+        "<th class='n'>this minus other</th><th class='n'>95 % interval</th><th class='n'>p</th><th></th></tr>"
+    )
     for one in scored:
         if one.difference is None:
             continue
@@ -76,7 +91,8 @@ def _comparison(scored: Sequence[Scored]) -> str:
         value = number(measure, one.difference.value, sign=True)
         cells = (value, span(measure, one.difference.interval), f"{one.difference.p:.3f}")
         row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
-        lines.append(f'<tr><td>{measure.task}</td><td>{escape(measure.name)}</td>{row}<td class="{word}">{word}</td></tr>')
+        name = f"<td>{measure.task}</td><td>{escape(measure.name)}</td>"
+        lines.append(f'<tr>{name}{row}<td class="{word}">{word}</td></tr>')
     return "\n".join([*lines, "</table></div>"])
 
 
@@ -110,7 +126,6 @@ def _cases(name: str, cases: Sequence[worst.Case], folder: Path) -> str:
         where = escape(str(case.row["slice"].get("source") or ""))
         key = f"{escape(case.row['id'])}<br><span class='dim'>{where}</span>"
         sound = worst.player(case.row, folder)
-        lines.append(
-            f"<tr><td>{key}</td><td class='n'>{case.cost}</td><td>{case.truth}</td><td>{case.heard}</td><td>{sound}</td></tr>"
-        )
+        texts = f"<td class='n'>{case.cost}</td><td>{case.truth}</td><td>{case.heard}</td>"
+        lines.append(f"<tr><td>{key}</td>{texts}<td>{sound}</td></tr>")
     return "\n".join([*lines, "</table></div>"])

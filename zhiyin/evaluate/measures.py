@@ -15,6 +15,7 @@ from zhiyin.text.score import align, count, words
 
 Row = dict[str, Any]
 LABEL_TASKS = tuple(task.id for task in TASKS if task.kind == "label")
+INSTRUCTIONS = "instructions"  # stands for a task where measures speak of requests in plain language
 UNPARSED = "(none)"  # the column of a confusion table for replies without a label of the task
 
 
@@ -26,11 +27,13 @@ class Options:
         as_written: compare texts as they are, units divided by white space and Chinese characters.
         language: of all texts, instead of what the rows say.
         judge: record id -> score between 0 and 1 that a judge gave its answer.
+        tasks: ids of the tasks to measure; none: all.
     """
 
     as_written: bool = False
     language: str = ""
     judge: Mapping[str, float] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,16 @@ class Measure:
 
 def measures(rows: Sequence[Row], options: Options) -> list[Measure]:
     """Every measure for which some record has a truth, in the order of the task table."""
-    found = [*_transcripts(rows, options), *_times(rows), *_labels(rows), *_answers(rows, options)]
+    found = [
+        *_transcripts(rows, options),
+        _timed_text(rows, options),
+        *_times(rows),
+        *_labels(rows),
+        *_answers(rows, options),
+    ]
     found += [*_translations(rows, options), *_instructions(rows)]
-    return [measure for measure in found if measure.rows]
+    wanted = (*options.tasks, INSTRUCTIONS) if options.tasks else (*(task.id for task in TASKS), INSTRUCTIONS)
+    return [measure for measure in found if measure.rows and measure.task in wanted]
 
 
 def said(row: Row) -> Side:
@@ -111,9 +121,17 @@ def _transcripts(rows: Sequence[Row], options: Options) -> list[Measure]:
         _measure("asr", "CER", ((row, _edits(row, options, _characters)) for row in wide), better="lower"),
         _measure("asr", "MER", mixed, better="lower", main=True),
         *by_kind,
-        _measure("asr", "records with an error", ((row, (min(1, stats[0]), 1)) for row, stats in mixed), better="lower"),
+        _measure(
+            "asr", "records with an error", ((row, (min(1, stats[0]), 1)) for row, stats in mixed), better="lower"
+        ),
         _measure("asr", "text where nothing is said", silent, better="lower"),
     ]
+
+
+def _timed_text(rows: Sequence[Row], options: Options) -> Measure:
+    """MER of words that were asked with their times."""
+    known = [row for row in rows if "srwt" in row["tasks"] and (row["reference"].get("text") or "").strip()]
+    return _measure("srwt", "MER", ((row, _edits(row, options, text_units)) for row in known), better="lower")
 
 
 def _characters(text: str, code: str, options: Options) -> list[str]:
@@ -128,7 +146,7 @@ def _edits(row: Row, options: Options, divide: Callable[[str, str, Options], lis
 
 
 def _times(rows: Sequence[Row]) -> list[Measure]:
-    """Shift of the boundaries of words heard right, and share of all boundaries that are near: a lost word is a miss."""
+    """Shift of the boundaries of words heard right, and share of all that are near; those of lost words are not."""
     timed = [row for row in rows if "srwt" in row["tasks"] and row["reference"].get("words")]
     found = [(row, times.matched(row["reference"]["words"], said(row)["words"])) for row in timed]
     shifts = ((row, (1000 * sum(shift), len(shift))) for row, shift in found)
@@ -224,6 +242,6 @@ def _instructions(rows: Sequence[Row]) -> list[Measure]:
     both = [(row, one and other) for (row, one), (_, other) in zip(tags, read, strict=True)]
     named = {"followed (tags and answer)": both, "tags": tags, "parseable answer": read}
     return [
-        _measure("instructions", name, ((row, (fine, 1)) for row, fine in pairs), main=pairs is both)
+        _measure(INSTRUCTIONS, name, ((row, (fine, 1)) for row, fine in pairs), main=pairs is both)
         for name, pairs in named.items()
     ]

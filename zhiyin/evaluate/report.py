@@ -64,7 +64,10 @@ def verdict(one: Scored) -> str:
 
 
 def _comparison(scored: Sequence[Scored]) -> list[str]:
-    lines = ["| task | figure | this run minus the other | 95 % interval | p | this run is |", "|---|---|--:|--:|--:|---|"]
+    lines = [
+        "| task | figure | this run minus the other | 95 % interval | p | this run is |",
+        "|---|---|--:|--:|--:|---|",
+    ]
     for one in scored:
         if one.difference:
             measure, difference = one.measure, one.difference

@@ -133,7 +133,7 @@ def _paired(
     # one truth for both, so that classes and totals are the same
     ours = [first[key] for key in common]
     theirs = [{**second[key], "reference": first[key]["reference"], "slice": first[key]["slice"]} for key in common]
-    found = {}
+    found: dict[tuple[str, str], tuple[float | None, Difference | None]] = {}
     for one, other in zip(measures(ours, options), measures(theirs, options), strict=True):
         shapes = (one.stats_NK, other.stats_NK, one.value)
         difference = bootstrap.compare(*shapes, resamples=resamples, seed=seed)
@@ -177,5 +177,7 @@ def _notes(
     if against is not None:
         own, theirs = {_key(row) for row in rows}, {_key(row) for row in against}
         if own != theirs:
-            notes.append(f"compared over {len(own & theirs)} rows that both runs have; {len(own ^ theirs)} are in one only")
+            notes.append(
+                f"compared over {len(own & theirs)} rows that both runs have; {len(own ^ theirs)} are in one only"
+            )
     return tuple(notes)

@@ -35,8 +35,9 @@ def shifts(said: Sequence[TimedRow], heard: Sequence[TimedRow]) -> list[float] |
 def matched(said: Sequence[TimedRow], heard: Sequence[TimedRow]) -> list[float]:
     """As `shifts`, but also where other words were heard: of those that were said and heard.
 
-    Both texts are aligned letter by letter with the fewest edits. A word counts as heard if all its letters are, without
-    others between them, and stand for whole words or parts that were heard. Where all words are right these are `shifts`.
+    Both texts are aligned letter by letter with the fewest edits. A word counts as heard if all its letters are,
+    without others between them, and are one or more whole words that were heard. Where all words are right these are
+    `shifts`.
     """
     expected = [(letter, at) for at, word in enumerate(said) for letter in _letters(word["text"])]
     got = [(letter, at) for at, part in enumerate(heard) for letter in _letters(part["text"])]

@@ -9,9 +9,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from zhiyin.audio.features import SAMPLE_RATE_HZ
 from zhiyin.data import clip
+from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
-from zhiyin.evaluate.measures import Measure, Options, Row, language, said, text_units
+from zhiyin.evaluate.measures import INSTRUCTIONS, Measure, Options, Row, language, said, text_units
 from zhiyin.text.score import align
 
 SHOWN = 10  # worst records of a measure
@@ -46,7 +48,7 @@ def player(row: Row, folder: Path) -> str:
     is_part = bool(row.get("start_s")) or row.get("end_s") is not None
     kind = _TYPES.get(audio.suffix.lower())
     if is_part:
-        source = _cut(audio, row.get("start_s") or 0.0, row.get("end_s"))
+        source = _cut(Record(row["id"], audio, 0.0, (), start_s=row.get("start_s") or 0.0, end_s=row.get("end_s")))
     elif kind and audio.stat().st_size <= MAX_CLIP_BYTES:
         source = f"data:audio/{kind};base64," + base64.b64encode(audio.read_bytes()).decode("ascii")
     else:
@@ -54,16 +56,16 @@ def player(row: Row, folder: Path) -> str:
     return f'<audio controls preload="none" src="{escape(source)}"></audio>'
 
 
-def _cut(audio: Path, start_s: float, end_s: float | None) -> str:
+def _cut(record: Record) -> str:
     """A part of a recording as FLAC inside the page."""
     import soundfile
 
     try:
-        samples_T = next(clip.parts(audio, [(start_s, end_s)]))
+        samples_T = clip.samples(record)
     except UserError:
         return ""
     file = io.BytesIO()
-    soundfile.write(file, samples_T, clip.SAMPLE_RATE_HZ, format="FLAC")
+    soundfile.write(file, samples_T, SAMPLE_RATE_HZ, format="FLAC")
     return "data:audio/flac;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
@@ -86,7 +88,7 @@ def _case(measure: Measure, at: int, cost: tuple[float, float], options: Options
         return Case(row, price, *_marked(truth["text"], heard["text"], language(row, options), options, note))
     if measure.task == "srwt":
         return Case(row, f"{cost[0]:.0f} ms", _timed(truth["words"]), note or _timed(heard["words"]))
-    if measure.task == "instructions":
+    if measure.task == INSTRUCTIONS:
         request = f"{escape(row['instruction'].get('text', ''))} → {' '.join(row['tasks']) or 'no task'}"
         understood = " ".join(heard.get("tasks", ())) or "no task"
         return Case(row, "", request, note or escape(f"{understood} {' '.join(heard['unparsed'])}"))

@@ -47,6 +47,7 @@ class Settings:
         sure: a final segment that is less sure than this (`Segment.confidence`) waits: what follows may mend it. Only
             of models whose confidence means something (`ModelSpec.min_confidence`).
         doubt_s: so much silence ends speech also where it waits; what is said before goes on with the same segment.
+        fix_sure: a hypothesis that is less sure than this fixes no word; of the same models as `sure`.
         hold_s: a word that ends in the last `hold_s` of the audio is not fixed yet.
         hold_words: the same in words, for models without word times.
         bucket_s: windows last a multiple of this, for graphs of fixed shapes; 0 leaves them as they are.
@@ -58,7 +59,8 @@ class Settings:
     hangover_s: float = 0.28
     sure: float = 0.8
     doubt_s: float = 0.6
-    hold_s: float = 0.3
+    fix_sure: float = 0.9
+    hold_s: float = 0.5
     hold_words: int = 1
     bucket_s: float = 0.0
 
@@ -114,7 +116,8 @@ class LiveSession:
         self._hints = hints(self._hotwords, model) if working.is_spoken(self._asked) else None
         self._longest_s = min(self.settings.longest_s, spec.max_window_s)
         self._window_s = min(self.settings.window_s, self._longest_s)
-        self._sure = self.settings.sure if spec.min_confidence else 0.0
+        is_calibrated = spec.min_confidence > 0
+        self._sure, self._fix_sure = (self.settings.sure, self.settings.fix_sure) if is_calibrated else (0.0, 0.0)
         self._compute = compute or (lambda works: working.compute(works, model))
         self._thresholds = Thresholds(min_silence_s=self.settings.hangover_s)
         self._words = Agreement(timed=self._timed, hold_s=self.settings.hold_s, hold_words=self.settings.hold_words)
@@ -217,7 +220,7 @@ class LiveSession:
             self._words.hear(words, work.until_s, is_sure=False)
             return self._show(speech)
         if not work.is_final:
-            is_sure = heard.confidence is None or heard.confidence >= self._sure
+            is_sure = heard.confidence is None or heard.confidence >= self._fix_sure
             self._words.hear(words, work.until_s, is_sure=is_sure)
             return [*self._show(speech), *self._shorten(speech, self._window_s, self._window_s / 2)]
         if work.cut_s is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from zhiyin import hear
+from zhiyin.audio import evidence, level
 from zhiyin.audio.windows import Window
 from zhiyin.result import Segment
 from zhiyin.runtime.base import ModelSpec
@@ -36,10 +37,11 @@ class Work:
 def compute(works: Sequence[Work], model: Loaded) -> list[Segment]:
     """What the model understands of each window; equal requests go through it together.
 
-    Sessions share nothing but the model, so works of many sessions can be given at once.
+    Sessions share nothing but the model, so works of many sessions can be given at once. A sound whose level does not
+    move as that of speech does is not given to the model, as in `audio.windows.cut`.
     """
-    found: dict[int, Segment] = {}
-    waiting = list(range(len(works)))
+    found = {i: Segment(one.window.start_s, one.until_s) for i, one in enumerate(works) if _is_steady(one.window)}
+    waiting = [i for i in range(len(works)) if i not in found]
     while waiting:
         first = works[waiting[0]]
         same = [i for i in waiting if works[i].asked == first.asked and works[i].hints is first.hints]
@@ -73,3 +75,7 @@ def partial(asked: Asked, spec: ModelSpec) -> Asked | None:
         return None
     wanted = "srwt" if has_times(asked, spec) or "asr" not in spec.tasks else "asr"
     return replace(asked, tasks=table.select(wanted))
+
+
+def _is_steady(window: Window) -> bool:
+    return evidence.is_steady(level.adjusted(window.samples_T))  # an offset would hide how it moves

@@ -15,7 +15,9 @@ from zhiyin.text import itn
 from zhiyin.text.itn_en_words import NUMBERS
 
 # Scripts written without spaces: Han with its extensions, kana, bopomofo.
-_WIDE = r"\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_WIDE = (
+    r"\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+)
 # What is spoken although it is no letter.
 _SPOKEN = "%°$€£¥"
 _HAN = re.compile(rf"[{_WIDE}]")
@@ -110,6 +112,10 @@ def _numbers(text: str, code: str) -> str:
         written = written.translate(_FIGURES)
     if code in ("", "en"):
         written = _NUMBER_WORD.sub(lambda match: str(NUMBERS[match[0]]), written)
+        # what stands in figures with a word after it, as `text.itn` writes it where all was words
+        written = re.sub(r"(?<=[0-9])\s*per\s?cent\b", "%", written)
+        for name, sign in (("dollars?", "$"), ("euros?", "€")):
+            written = re.sub(rf"([0-9][0-9,.]*)\s+{name}\b", rf"{sign}\1", written)
     return re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", written)
 
 

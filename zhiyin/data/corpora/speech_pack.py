@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from zhiyin.data.manifest import Record, rows
+from zhiyin.data.manifest import Imported, Record, rows
 from zhiyin.errors import UserError
 from zhiyin.tasks.render import TimedWord
 
@@ -24,6 +24,18 @@ def read(folder: Path, split: str) -> list[Record]:
             f"speech pack {folder}: no {split}.jsonl; give the folder that holds train.jsonl, dev.jsonl, test.jsonl"
         )
     return [_record(row, folder) for _, row in rows(manifest)]
+
+
+def read_all(folder: Path, _: Path) -> Imported:
+    """Records of all three splits that carry a truth for one of our tasks.
+
+    Raises:
+        UserError: the folder holds no such manifests.
+    """
+    splits = {split: read(folder, split) for split in ("train", "dev", "test")}
+    without = sum(not record.tasks for records in splits.values() for record in records)
+    kept = {split: [record for record in records if record.tasks] for split, records in splits.items()}
+    return Imported(kept, (f"{without} clips have no truth for our tasks; they were left out",) if without else ())
 
 
 def _record(row: dict[str, Any], folder: Path) -> Record:

@@ -1,7 +1,7 @@
 """Records as lhotse cuts and back, so that everything lhotse can do is open to our data (extra `train`).
 
-Source: lhotse.readthedocs.io, "Cuts". Words go to the alignment "word", gender to its own field, and the whole record to
-`custom["zhiyin"]` of the supervision, so that it comes back exactly.
+Source: lhotse.readthedocs.io, "Cuts". Words go to the alignment "word", gender to its own field, and the whole
+record to `custom["zhiyin"]` of the supervision, so that it comes back exactly.
 """
 
 import importlib
@@ -78,7 +78,12 @@ def to_cuts(records: Iterable[Record]) -> Any:
             alignment={"word": words} if words else None,
         )
         cut = lhotse.MonoCut(
-            id=record.id, start=record.start_s, duration=length_s, channel=0, supervisions=[supervision], recording=recording
+            id=record.id,
+            start=record.start_s,
+            duration=length_s,
+            channel=0,
+            supervisions=[supervision],
+            recording=recording,
         )
         cuts.append(cut)
     return lhotse.CutSet.from_cuts(cuts)
@@ -98,7 +103,9 @@ def from_cuts(cuts: Iterable[Any]) -> list[Record]:
         if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file":
             raise UserError(f"cut '{cut.id}': its audio is not one file; save it with lhotse first (save_audio)")
         if recording.transforms:
-            raise UserError(f"cut '{cut.id}': its audio is changed while it is read; save it with lhotse first (save_audio)")
+            raise UserError(
+                f"cut '{cut.id}': its audio is changed while it is read; save it with lhotse first (save_audio)"
+            )
         for supervision in cut.supervisions:
             whole = (supervision.custom or {}).get(_CUSTOM)
             records.append(_record(cut, supervision, whole))
@@ -142,4 +149,6 @@ def _lhotse() -> Any:
     try:
         return importlib.import_module("lhotse")
     except ImportError as error:
-        raise UserError(f"cuts: lhotse is installed and does not load ({error}); pip install 'zhiyin[train]'") from error
+        raise UserError(
+            f"cuts: lhotse is installed and does not load ({error}); pip install 'zhiyin[train]'"
+        ) from error

@@ -26,7 +26,8 @@ def read(source: Path, _: Path) -> Imported:
     lengths, languages = _optional(source / "utt2dur"), _optional(source / "utt2lang")
     genders = _optional(source / "spk2gender")
     spans = _spans(source / "segments") if (source / "segments").is_file() else {key: (key, 0.0, None) for key in audio}
-    records, measured = [], {}
+    records: list[Record] = []
+    measured: dict[Path, float] = {}
     for key, (recording, start_s, end_s) in spans.items():
         if recording not in audio:
             raise UserError(f"Kaldi folder {source}: {key} is of recording {recording}, which wav.scp has not")
@@ -37,7 +38,7 @@ def read(source: Path, _: Path) -> Imported:
             if key in lengths:
                 duration_s = _seconds(lengths[key], source / "utt2dur", key)
             else:
-                duration_s = measured.setdefault(path, clip.length_s(path)) - start_s
+                duration_s = _measured(path, measured) - start_s
         speaker = speakers.get(key, "")
         gender = _GENDERS.get(genders.get(speaker, "").lower()[:1], "")
         records.append(
@@ -90,12 +91,20 @@ def write(records: Iterable[Record], out: Path) -> list[str]:
             r.id: f"{recordings[r.audio]} {r.start_s:.6f} {r.start_s + r.duration_s:.6f}" for r in ordered
         }
     for name, table in tables.items():
-        lines = (f"{key} {value}".rstrip(" ") for key, value in sorted(table.items(), key=lambda item: item[0].encode()))
+        lines = (
+            f"{key} {value}".rstrip(" ") for key, value in sorted(table.items(), key=lambda item: item[0].encode())
+        )
         manifest.write_lines(out / name, lines)
     if not with_parts:
         (out / "segments").unlink(missing_ok=True)
     dropped = sorted({task for record in ordered for task in record.tasks} - {"asr", "sgc"})
     return [f"a Kaldi folder has no place for {', '.join(dropped)}; they were left out"] if dropped else []
+
+
+def _measured(path: Path, known: dict[Path, float]) -> float:
+    if path not in known:
+        known[path] = clip.length_s(path)
+    return known[path]
 
 
 def _path(folder: Path, value: str, number: int) -> Path:

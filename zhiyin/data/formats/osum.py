@@ -77,15 +77,20 @@ def to_lines(record: Record) -> list[dict[str, Any]]:
         }
         side = {"lang": record.language, "speaker": record.speaker}
         side |= {"emotion": record.labels.get("ser", ""), "gender": record.labels.get("sgc", "")}
-        out.append({**line, **{k: v for k, v in side.items() if v}, "duration": record.duration_s, "extra": {EXTRA: whole}})
+        out.append(
+            {**line, **{k: v for k, v in side.items() if v}, "duration": record.duration_s, "extra": {EXTRA: whole}}
+        )
     return out
 
 
 def combinations(record: Record) -> list[tuple[str, ...]]:
     """What to ask of a record, each as OSUM has a prompt for; in OSUM's order style, age, gender."""
-    has = [task for task in ("ved", "ser", "ssr", "sap", "sgc") if task in record.tasks and task in record.labels]
+    has: list[str] = [
+        task for task in ("ved", "ser", "ssr", "sap", "sgc") if task in record.tasks and task in record.labels
+    ]
     text = ("asr",) if "asr" in record.tasks else ()
-    out = [("srwt",)] if "srwt" in record.tasks else []
+    out: list[tuple[str, ...]] = [("srwt",)] if "srwt" in record.tasks else []
+    groups: list[list[str]]
     if {"ssr", "sap", "sgc"} <= set(has):
         groups = [[task] for task in has if task in ("ved", "ser")] + [["ssr", "sap", "sgc"]]
     elif {"sap", "sgc"} <= set(has):
@@ -102,7 +107,9 @@ def left_out(records: Iterable[Record]) -> list[str]:
     records = list(records)
     translations = sum("ast" in record.tasks for record in records)
     nothing = sum("none" in record.labels.values() for record in records)
-    notes = [f"{translations} translations have no task in OSUM; they are kept in extra.{EXTRA}"] if translations else []
+    notes = (
+        [f"{translations} translations have no task in OSUM; they are kept in extra.{EXTRA}"] if translations else []
+    )
     return notes + ([f"OSUM drops samples with the label <none>; here are {nothing}"] if nothing else [])
 
 
@@ -129,12 +136,12 @@ class Collected:
             return
         tasks = _tasks(row.get("task"), where)
         if whole is not None:
-            record = self._records.get(whole["id"]) or manifest.from_row({**whole, "audio": "x"}, audio.parent, where)
-            if record.id not in self._ours and record.id in self._records:
-                raise UserError(f"{where}: the id '{record.id}' is there already; rename one")
-            self._ours.add(record.id)
-            record = replace(record, audio=audio) if record.id not in self._records else record
-            if _txt(record, tasks) != txt:
+            written = replace(manifest.from_row({**whole, "audio": "x"}, audio.parent, where), audio=audio)
+            if written.id in self._records and written.id not in self._ours:
+                raise UserError(f"{where}: the id '{written.id}' is there already; rename one")
+            self._ours.add(written.id)
+            record = self._records.get(written.id, written)
+            if _txt(written, tasks) != txt:
                 record = replace(record, **_truth(txt, tasks, record.labels, record.tasks, where))
         elif key in self._records:
             raise UserError(f"{where}: the key '{key}' is there already; rename one")
@@ -148,12 +155,12 @@ class Collected:
         return Imported({"all": list(self._records.values())}, notes)
 
 
-def _foreign(
-    key: str, txt: str, tasks: tuple[str, ...], row: Mapping[str, Any], audio: Path, where: str
-) -> Record:
+def _foreign(key: str, txt: str, tasks: tuple[str, ...], row: Mapping[str, Any], audio: Path, where: str) -> Record:
     side = {"ser": row.get("emotion"), "sgc": row.get("gender")}
     known = {task.id: {spelling(label) for label in task.labels} for task in TASKS}
-    labels = {task: _canonical(task, v) for task, v in side.items() if isinstance(v, str) and spelling(v) in known[task]}
+    labels = {
+        task: _canonical(task, v) for task, v in side.items() if isinstance(v, str) and spelling(v) in known[task]
+    }
     start_s, end_s = (_number(row.get(name), name, where) for name in ("start", "end"))
     length_s = end_s - (start_s or 0.0) if end_s else _number(row.get("duration"), "duration", where)
     duration_s = length_s or clip.length_s(audio) - (start_s or 0.0)
@@ -206,7 +213,7 @@ def _tasks(tags: Any, where: str) -> tuple[str, ...]:
         if name.upper() not in _TASK_OF_TAG:
             raise UserError(f"{where}: task tag '<{name}>' is not OSUM's{near(name.upper(), _TASK_OF_TAG)}")
     if not names:
-        raise UserError(f"{where}: task {tags!r} holds no tag; e.g. \"<TRANSCRIBE> <EMOTION>\"")
+        raise UserError(f'{where}: task {tags!r} holds no tag; e.g. "<TRANSCRIBE> <EMOTION>"')
     tasks = [_TASK_OF_TAG[name.upper()] for name in names]
     return tuple(task for task in tasks if task != "asr" or "srwt" not in tasks)
 
@@ -222,7 +229,9 @@ def _txt(record: Record, tasks: tuple[str, ...]) -> str:
 
 def _free(text: str, record: Record) -> str:
     if "<" in text or ">" in text:
-        raise UserError(f"record '{record.id}': {text!r} holds '<' or '>', which mark tags in OSUM's lines; remove them")
+        raise UserError(
+            f"record '{record.id}': {text!r} holds '<' or '>', which mark tags in OSUM's lines; remove them"
+        )
     return text
 
 
@@ -240,9 +249,11 @@ def _truth(
         body, mark, answer = txt.partition(ANSWER_MARK) if "asr" in tasks else ("", "-", txt)
         if not mark:
             raise UserError(f"{where}: txt has no {ANSWER_MARK} between transcript and answer")
-    shape = re.fullmatch(r"(.*?)((?:<[^<>]*>){%d})" % len(asked), body.rstrip(), re.DOTALL)
+    shape = re.fullmatch(r"(.*?)(" + "<[^<>]*>" * len(asked) + ")", body.rstrip(), re.DOTALL)
     if not shape or "<" in shape[1] or ">" in shape[1]:
-        raise UserError(f"{where}: txt {txt[-60:]!r} should end with {len(asked)} labels, for {' '.join(asked) or 'no X'}")
+        raise UserError(
+            f"{where}: txt {txt[-60:]!r} should end with {len(asked)} labels, for {' '.join(asked) or 'no X'}"
+        )
     named = dict(zip(asked, re.findall(r"<([^<>]*)>", shape[2]), strict=True))
     out: dict[str, Any] = {"labels": {**labels, **{task: _canonical(task, label) for task, label in named.items()}}}
     if "asr" in tasks:

@@ -5,22 +5,17 @@ Source: OSUM `dataset.py` and `tools/make_shard_list*.py` at f2bcfac; OSUM-EChat
 `key.duration`, `key.extra`; what stands before the last dot is the key. Tars are read from this machine only.
 """
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import soundfile
-
-from zhiyin.audio.features import SAMPLE_RATE_HZ
 from zhiyin.data import clip, manifest, tars
 from zhiyin.data.formats import osum
 from zhiyin.data.manifest import Imported, Record
 from zhiyin.errors import UserError
 
-AUDIO_SUFFIXES = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "wma")
 PER_TAR = 1000  # what OSUM recommends
 _SIDE = ("txt", "task", "lang", "speaker", "emotion", "gender", "duration", "extra")
 
@@ -50,7 +45,7 @@ def read_combine(source: Path, out: Path) -> Imported:
         if lines is None:
             _add_shard(found, tar, out)
             continue
-        inside = {_stem(m.name): m for m in tars.members(tar) if _suffix(m.name) in AUDIO_SUFFIXES}
+        inside = {_stem(m.name): m for m in tars.members(tar) if _suffix(m.name) in clip.SUFFIXES}
         for number, row in manifest.rows(lines):
             where = f"{lines} line {number}"
             member = inside.get(str(row.get("key")))
@@ -90,25 +85,8 @@ def write_combine(records: Iterable[Record], out: Path) -> list[str]:
     return osum.left_out(records)
 
 
-def audio_bytes(record: Record) -> tuple[str, bytes]:
-    """Suffix and bytes of a record's audio: the file as it is, or FLAC of 16 kHz for a part or another format.
-
-    Raises:
-        UserError: the audio cannot be read.
-    """
-    suffix = record.audio.suffix.lower().removeprefix(".")
-    if not record.is_part and suffix in AUDIO_SUFFIXES:
-        try:
-            return suffix, record.audio.read_bytes()
-        except OSError as error:
-            raise UserError(f"record '{record.id}': {record.audio} cannot be read ({error.strerror})") from error
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip.samples(record).clip(-1, 1), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
-    return "flac", buffer.getvalue()
-
-
 def _files(record: Record) -> Iterator[tuple[str, bytes]]:
-    suffix, audio = audio_bytes(record)
+    suffix, audio = clip.encoded(record)
     for line in osum.to_lines(_whole_file(record)):
         key = line.pop("key")
         for name, value in line.items():
@@ -118,7 +96,7 @@ def _files(record: Record) -> Iterator[tuple[str, bytes]]:
 
 
 def _audio_of_lines(record: Record) -> Iterator[tuple[str, bytes]]:
-    suffix, audio = audio_bytes(record)
+    suffix, audio = clip.encoded(record)
     for line in osum.to_lines(_whole_file(record)):
         yield f"{line['key']}.{suffix}", audio
 
@@ -137,7 +115,7 @@ def _add_shard(found: osum.Collected, tar: Path, out: Path) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for member in tars.members(tar):
         key, suffix = _stem(member.name), _suffix(member.name)
-        if suffix in AUDIO_SUFFIXES:
+        if suffix in clip.SUFFIXES:
             rows.setdefault(key, {})["audio"] = member
         elif suffix in _SIDE:
             try:
@@ -202,7 +180,9 @@ def _lines(path: Path) -> list[str]:
 
 def _local(line: str, path: Path) -> Path:
     if "://" in line:
-        raise UserError(f"{path}: {line} lies on another machine; fetch it first, import reads only files that are here")
+        raise UserError(
+            f"{path}: {line} lies on another machine; fetch it first, import reads only files that are here"
+        )
     return path.parent / line
 
 

@@ -73,7 +73,7 @@ def read_textgrid(path: Path) -> tuple[TimedWord, ...]:
         raise UserError(f"{path}: the TextGrid is cut off or broken; save it again with Praat") from error
     if not tiers:
         raise UserError(f"{path}: no tier of intervals; name the one with the words '{_TIER}'")
-    name, words = next((tier for tier in tiers if tier[0].lower() == _TIER), tiers[0])
+    _, words = next((tier for tier in tiers if tier[0].lower() == _TIER), tiers[0])
     return words
 
 
@@ -114,7 +114,9 @@ def textgrid(record: Record) -> str:
     intervals, place_s = [], 0.0
     for word in record.words:
         if not place_s <= word.start_s < word.end_s:
-            raise UserError(f"record '{record.id}': word {word.text!r} at {word.start_s} s does not follow; mend its times")
+            raise UserError(
+                f"record '{record.id}': word {word.text!r} at {word.start_s} s does not follow; mend its times"
+            )
         if word.start_s > place_s:
             intervals.append((place_s, word.start_s, ""))
         intervals.append((word.start_s, word.end_s, word.text))
@@ -154,14 +156,18 @@ def _onto(times: Mapping[str, list[TimedWord]], onto: Sequence[Record], source: 
     ids = {record.id for record in onto}
     strangers = [name for name in times if name not in ids]
     if not ids & set(times):
-        raise UserError(f"{source}: none of its {len(times)} names is the id of a record; give the manifest they belong to")
+        raise UserError(
+            f"{source}: none of its {len(times)} names is the id of a record; give the manifest they belong to"
+        )
     out = []
     for record in onto:
         words = tuple(sorted(times.get(record.id, ()), key=lambda word: word.start_s))
         tasks = {*record.tasks, "srwt"}
         ordered = tuple(task.id for task in TASKS if task.id in tasks)
         out.append(replace(record, words=words, tasks=ordered) if words else record)
-    notes = [f"{sum(bool(times.get(record.id)) for record in onto)} of {len(onto)} records have word times from {source}"]
+    notes = [
+        f"{sum(bool(times.get(record.id)) for record in onto)} of {len(onto)} records have word times from {source}"
+    ]
     notes += [f"{len(strangers)} names are no record's, e.g. {strangers[0]}"] if strangers else []
     return Imported({"all": out}, tuple(notes))
 
