@@ -1,6 +1,6 @@
 """Make or complete the project's virtual environment: `python3 scripts/make_env.py .venv base|test`.
 
-`base` is what running needs (no torch); `test` adds the extras train, export, hf and the group dev. Standard library
+`base` is what running needs (no torch); `test` adds the extras train, export, hf, eval and the group dev. Standard library
 only: this runs before anything is installed.
 
 torch: a build that is already in the environment stays. Else pip chooses, unless that would bring gigabytes of CUDA to
@@ -89,7 +89,7 @@ def install_test(python: Path) -> None:
     """What the tests need on top: torch, the extras, the dev group (`--group` came with pip 25.1)."""
     run(python, "-m", "pip", "install", "-q", "--upgrade", "-c", "constraints.txt", "pip>=25.1")
     install_torch(python)
-    extras = ".[train,export,hf]"
+    extras = ".[train,export,hf,eval]"
     run(python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", extras, "--group", "dev")
 
 

@@ -22,7 +22,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "zhiyin"
 
-TORCH_ROOMS = ("model/", "train/", "deploy/", "runtime/eager", "runtime/hf")
+TORCH_ROOMS = (
+    "model/",
+    "train/",
+    *(f"deploy/{part}" for part in ("export", "verify_", "doctor_child")),
+    "runtime/eager",
+    "runtime/hf",
+)
 NOT_IN_BASE = ("torch", "transformers", "onnx", "safetensors", "accelerate", "peft", "lhotse", "matplotlib")
 DEVICE_WORD_FILES = ("runtime/device.py", "deploy/")
 PRINT_FILES = ("cli.py",)

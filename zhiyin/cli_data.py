@@ -35,9 +35,9 @@ def check(
     """Name every fault with its file and line, then the hours per task and label; exit code 1 with faults."""
     from zhiyin.cli_progress import Progress
     from zhiyin.data import check as checking
-    from zhiyin.data import stats
+    from zhiyin.data import clip, stats
 
-    if len(files) == 1 and ("://" in files[0] or Path(files[0]).is_dir()):
+    if len(files) == 1 and (clip.is_address(files[0]) or Path(files[0]).is_dir()):
         raise typer.Exit(_check_shards(files[0]))
     with Progress(0) as progress:
         placed, faults = checking.check(

@@ -22,10 +22,14 @@ def tone(path: Path, seconds: float = 0.25, seed: int = 0) -> Path:
 
 
 TEXTS = st.one_of(
-    st.sampled_from(["", "turn left", "打开灯", "你好 world", 'say "hi", ok', "tab\tand\nline", "=1+1", "é́ 😀", "|", "{}"]),
+    st.sampled_from(
+        ["", "turn left", "打开灯", "你好 world", 'say "hi", ok', "tab\tand\nline", "=1+1", "é́ 😀", "|", "{}"]
+    ),
     st.text(st.characters(codec="utf-8", exclude_characters="<>\0"), max_size=12),
 )
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C"), exclude_characters='<>'), min_size=1, max_size=5)
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Z", "C"), exclude_characters="<>"), min_size=1, max_size=5
+)
 IDS = st.one_of(
     st.sampled_from(["a", "a.b", "a/b", "../up", ".hidden", "%41", "a@2", "录音 1", "a" * 60]),
     st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8),

@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
 from tests.data.made import RATE_HZ, tone
 from zhiyin.cli import app
-from zhiyin.data import check, manifest, stats
+from zhiyin.data import check, clip, manifest, stats
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
 from zhiyin.tasks.render import TimedWord
@@ -47,12 +48,12 @@ def test_good_records_have_no_faults(tmp_path: Path, good: list[Record]) -> None
 def test_every_fault_is_told_with_its_line(tmp_path: Path, good: list[Record]) -> None:
     soundfile.write(tmp_path / "same.flac", soundfile.read(good[0].audio, dtype="int16")[0], RATE_HZ)
     bad = list(good)
-    bad[1] = replace(good[1], labels={"ved": "caugh"})
+    bad[1] = replace(good[1], labels={"ved": "couhg"})
     bad[2] = replace(good[2], audio=tmp_path / "gone.wav")
     bad[3] = replace(good[3], duration_s=0.9)
     bad[4] = replace(good[4], id="r0")
     bad[5] = replace(good[5], audio=tmp_path / "same.flac")
-    bad[6] = replace(good[6], tasks=("asr", "sre"))
+    bad[6] = replace(good[6], tasks=("asr", "serr"))
     bad[7] = replace(good[7], tasks=("asr", "srwt"), words=(TimedWord("好", 0.05, 0.4),))
     bad[8] = replace(good[8], text="a<b", tasks=("asr", "ser"))
     bad[9] = replace(good[9], start_s=0.02, end_s=0.09, duration_s=0.5)
@@ -62,13 +63,13 @@ def test_every_fault_is_told_with_its_line(tmp_path: Path, good: list[Record]) -
     (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
     got = faults(tmp_path / "m.jsonl")
     for line, said in [
-        (2, "event 'caugh' is not one of laugh, cough, cry"),
+        (2, "event 'couhg' is not one of laugh, cough, cry"),
         (2, "(did you mean 'cough'?)"),
         (3, "there is no audio"),
         (4, "shorter than its times: 0.10 s of 0.9 s"),
         (5, "the id 'r0' is also that of m.jsonl:1"),
         (6, "'r5' has the same audio as 'r0' in m.jsonl:1"),
-        (7, "task 'sre' is not known"),
+        (7, "task 'serr' is not known"),
         (7, "(did you mean 'ser'?)"),
         (8, "the last word ends at 0.4 s, and the record is 0.1 s long"),
         (9, "text 'a<b' holds '<' or '>'"),
@@ -146,7 +147,14 @@ def test_a_broken_line_hides_no_other(tmp_path: Path, good: list[Record], line: 
 
 def test_the_fields_of_the_manual_are_written(tmp_path: Path) -> None:
     record = Record(
-        "x", tmp_path / "a.wav", 0.5, ("asr", "ser", "sap"), "", labels={"ser": "sad", "sap": "old"}, start_s=1.0, end_s=1.5
+        "x",
+        tmp_path / "a.wav",
+        0.5,
+        ("asr", "ser", "sap"),
+        "",
+        labels={"ser": "sad", "sap": "old"},
+        start_s=1.0,
+        end_s=1.5,
     )
     manifest.write(tmp_path / "m.jsonl", [record])
     assert json.loads((tmp_path / "m.jsonl").read_text()) == {
@@ -173,10 +181,10 @@ def test_the_command_line(tmp_path: Path, good: list[Record]) -> None:
     run = CliRunner().invoke
     done = run(app, ["data", "check", str(tmp_path / "m.jsonl")])
     assert done.exit_code == 0 and "20 records, 0 faults" in done.stdout
-    manifest.write(tmp_path / "bad.jsonl", [replace(good[0], labels={"ved": "caugh"})])
+    manifest.write(tmp_path / "bad.jsonl", [replace(good[0], labels={"ved": "couhg"})])
     done = run(app, ["data", "check", str(tmp_path / "bad.jsonl"), "--json"])
     assert done.exit_code == 1 and json.loads(done.stdout)["faults"][0]["line"] == 1
-    done = run(app, ["data", "check", str(tmp_path / "bad.jsonl"), "--labels", "ved=caugh", "--no-audio"])
+    done = run(app, ["data", "check", str(tmp_path / "bad.jsonl"), "--labels", "ved=couhg", "--no-audio"])
     assert done.exit_code == 0
     done = run(app, ["data", "split", str(tmp_path / "m.jsonl"), "--dev", "20", "--test", "20"])
     assert done.exit_code == 0 and {p.name for p in tmp_path.glob("*.jsonl")} >= {"train.jsonl", "dev.jsonl"}
@@ -189,3 +197,25 @@ def test_the_command_line(tmp_path: Path, good: list[Record]) -> None:
     assert run(app, ["data", "check", str(tmp_path / "s")]).exit_code == 0
     done = run(app, ["data", "import", "kaldy", "x", "y"])
     assert isinstance(done.exception, UserError) and "did you mean 'kaldi'?" in str(done.exception)
+
+
+def test_nothing_half_written_stays(tmp_path: Path, good: list[Record]) -> None:
+    manifest.write(tmp_path / "m.jsonl", good)
+    before = (tmp_path / "m.jsonl").read_bytes()
+    with pytest.raises(UserError, match="is not Unicode"):
+        manifest.write(tmp_path / "m.jsonl", [good[0], replace(good[1], audio=tmp_path / "\udcff.wav")])
+    assert (tmp_path / "m.jsonl").read_bytes() == before and not list(tmp_path.glob("*.part"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="nothing was replaced"):
+        manifest.write(tmp_path / "file" / "m.jsonl", good)
+
+
+def test_parts_are_cut_where_blocks_meet(tmp_path: Path) -> None:
+    """A file is decoded in blocks of 30 s; spans that cross them, lie in one, overlap or run over the end."""
+    audio = tone(tmp_path / "long.wav", 65.0)
+    whole, _ = soundfile.read(audio, dtype="float32")
+    spans = [(29.0, 31.0), (0.5, 0.75), (10.0, 64.0), (59.5, None), (60.0, 60.1), (64.5, 70.0), (66.0, 67.0)]
+    got = dict(clip.parts(audio, spans))
+    for i, (start_s, end_s) in enumerate(spans):
+        want = whole[round(start_s * RATE_HZ) : None if end_s is None else round(end_s * RATE_HZ)]
+        assert np.array_equal(got[i], want), spans[i]

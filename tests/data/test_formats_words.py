@@ -101,7 +101,11 @@ def test_ctm_of_nist_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("u1 1 0.1 turn", "line 1: 4 fields"), ("u1 1 x 0.1 turn", "line 1: 'x' is no time"), ("no 1 0 1 a", "none of its")],
+    [
+        ("u1 1 0.1 turn", "line 1: 4 fields"),
+        ("u1 1 x 0.1 turn", "line 1: 'x' is no time"),
+        ("no 1 0 1 a", "none of its"),
+    ],
 )
 def test_a_broken_ctm_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "w.ctm").write_text(text)

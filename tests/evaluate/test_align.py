@@ -37,3 +37,9 @@ def test_kinds_of_errors() -> None:
     assert count(align("abcd", "axcde")) == Counts(hits=3, substitutions=1, deletions=0, insertions=1)
     assert count(align("abc", "")) == Counts(0, 0, 3, 0)
     assert align("ab", "b") == [("a", None), ("b", "b")]
+
+
+def test_long_texts_are_no_trouble() -> None:
+    said = [str(at % 97) for at in range(3000)]
+    heard = [unit for at, unit in enumerate(said) if at % 100 != 50]
+    assert count(align(["x", *said, "y"], ["z", *heard, "w"])) == Counts(2970, 2, 30, 0)

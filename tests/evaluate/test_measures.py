@@ -109,6 +109,14 @@ def test_a_word_heard_in_parts_or_inside_another() -> None:
     )
 
 
+def test_a_word_with_letters_in_between_is_another_word() -> None:
+    said = [word("light", 0, 1), word("on", 1, 2)]
+    assert times.matched(said, [word("li", 0, 0.5), word("x", 0.5, 0.6), word("ght", 0.6, 1), word("on", 1, 2)]) == [
+        0,
+        0,
+    ]
+
+
 def test_answers_and_the_judge() -> None:
     rows = [
         row("a", "sttc", {"answer": "3.5 percent"}, {"answer": "3.5%"}),
@@ -151,5 +159,6 @@ def test_slices_add_up_and_ranges_are_in_order() -> None:
     assert not [part for part in parts if part.key == "source"]  # one value only
     names = [part.value for part in parts if part.key == "duration"]
     assert names == ["under 1 s", "1 to 3 s", "3 to 10 s", "10 to 30 s"]
+    assert [part.count for part in parts if part.key == "duration"] == [1, 1, 5, 5]  # 3 s belong to 3 to 10 s
     assert next(part.value for part in parts if part.key == "SNR") == "under 0 dB"
     assert {part.figure for part in parts} == {0.5}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from zhiyin.cli import app
 from zhiyin.data import manifest
-from zhiyin.evaluate import report, summary, worst
+from zhiyin.evaluate import html, report, summary, worst
 from zhiyin.evaluate.measures import Options
 
 VOID = {"meta", "br"}
@@ -80,7 +80,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(run: Path) -> None:
     reader.feed(page)
     assert not reader.open
     assert reader.count["svg"] >= 4 and reader.count["audio"] >= 5
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", page)
+    code = re.sub(r"base64,[\w+/=]+", "", page)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", code)
     kinds = {source.partition(",")[0] for source in reader.sources if source.startswith("data:")}
     assert kinds == {"data:audio/wav;base64", "data:audio/flac;base64"}
     linked = {source for source in reader.sources if not source.startswith("data:")}
@@ -113,8 +114,44 @@ def test_figures_as_json_and_the_other_run(run: Path) -> None:
 def test_runs_over_other_records_are_compared_over_what_both_have(run: Path) -> None:
     rows = manifest.read_growing(run / "results.jsonl")
     found = summary.summarize(rows, Options(), against=rows[:10], resamples=100)
-    assert any("compared over 10 rows that both runs have; 14 are in one only" in note for note in found.notes)
+    assert any(
+        "compared over 20 pairs of record and task that both runs have; 28 are in one only" in note
+        for note in found.notes
+    )
     assert all(one.difference and one.difference.value == 0 for one in found.scored)
+
+
+def test_what_a_missing_library_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = {"text": "皇后的發現", "labels": {}, "words": [], "answer": "", "translation": "the find"}
+    row = {"id": "a", "tasks": ["asr", "ast"], "reference": truth, "slice": {}}
+    row["hypothesis"] = {**truth, "text": "皇后的发现", "unparsed": []}
+    for name in ("text.normalize.can_simplify", "evaluate.translation.can_bleu"):
+        monkeypatch.setattr(f"zhiyin.{name}", lambda: False)
+    found = summary.summarize([row], Options(), resamples=100)
+    figures = {one.measure.name: one.measure.figure for one in found.scored}
+    assert figures["MER"] == pytest.approx(2 / 5) and figures["chrF"] == pytest.approx(1.0)
+    assert not any(name.startswith("BLEU") for name in figures)
+    assert any("no BLEU" in note for note in found.notes) and any("traditional" in note for note in found.notes)
+
+
+def test_both_runs_are_held_to_the_truth_of_the_first(run: Path) -> None:
+    rows = manifest.read_growing(run / "results.jsonl")
+    other = [{**row, "reference": {**row["reference"], "text": "something else"}} for row in rows]
+    found = summary.summarize(rows, Options(), against=other, resamples=100)
+    assert {one.difference.value for one in found.scored if one.difference} == {0.0}
+
+
+def test_titles_are_escaped(run: Path) -> None:
+    found = summary.summarize(manifest.read_growing(run / "results.jsonl"), Options(), resamples=100)
+    assert "<script>" not in html.page(found, run, "<script>alert(1)</script>")
+
+
+def test_runs_that_combine_tasks_differently_are_compared(run: Path) -> None:
+    rows = manifest.read_growing(run / "results.jsonl")
+    apart = [{**row, "tasks": [task]} for row in rows for task in row["tasks"]]
+    found = summary.summarize(rows, Options(), against=apart, resamples=100)
+    assert not any("compared" in note and "only" in note for note in found.notes)
+    assert {one.difference.value for one in found.scored if one.difference} == {0.0}
 
 
 def test_the_tables_of_slices(run: Path) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from tests.fake_model import fake_model
+from zhiyin.cli import app
 from zhiyin.data.manifest import Record, read_growing
+from zhiyin.errors import UserError
 from zhiyin.evaluate import run
 from zhiyin.evaluate.measures import Options, measures
 from zhiyin.tasks import prompts, table
@@ -62,3 +65,26 @@ def test_an_interrupted_run_goes_on(records: list[Record], tmp_path: Path) -> No
     assert again[: len(first)] == first
     keys = [(row["id"], row["instruction"]["text"]) for row in again]
     assert len(keys) == len(set(keys))
+
+
+def test_the_command_runs_scores_and_resumes(shared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["eval", "--pack", str(shared / "data"), "--split", "dev", "--limit", "6", "--threads", "1"]
+    done = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "| records that failed | 0.0 % |" in done.output
+    names = {"about.json", "results.jsonl", "scores.json", "report.md", "figures.json", "figures.md", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    assert "data:audio/ogg;base64," in (out / "report.html").read_text(encoding="utf-8")
+    before = (out / "results.jsonl").read_bytes()
+    assert CliRunner().invoke(app, [*command, "--out", str(out)]).output == done.output
+    assert (out / "results.jsonl").read_bytes() == before
+    again = CliRunner().invoke(app, ["score", str(out)])
+    assert "| asr | MER |" in again.output
+
+    asked = CliRunner().invoke(app, [*command, "--out", str(out), "--ask", "zh"])
+    assert asked.exit_code == 0, asked.output
+    assert all(row["instruction"]["language"] == "zh" for row in read_growing(out / "results.jsonl"))
+    assert "| instructions | tags |" in (out / "figures.md").read_text(encoding="utf-8")
+    wrong = CliRunner().invoke(app, [*command, "--out", str(out), "--ask", "fr"])
+    assert isinstance(wrong.exception, UserError) and "fr" in str(wrong.exception)

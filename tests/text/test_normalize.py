@@ -15,6 +15,7 @@ SAME = [
     ("", "我用iPhone15拍照", "我用 iphone 15 拍照"),
     ("", "价格是3.5%", "价格是百分之三点五"),
     ("", "价格是３．５％", "价格是3.5%。"),
+    ("en", "Ｔｕｒｎ　ｌｅｆｔ", "turn left"),
     ("zh", "二零二六年十一月二十一日", "2026年11月21日"),
     ("en", "it's john's co-op", "its johns co op"),
     ("en", "It’s twenty-one degrees", "its 21 degrees"),

@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from zhiyin.audio.features import SAMPLE_RATE_HZ, log_mel
-from zhiyin.audio.io import load
+from zhiyin.data.clip import samples
 from zhiyin.data.manifest import Record
 
 Float16 = NDArray[np.float16]
@@ -42,7 +42,7 @@ def build(
     A speed of 1.1 makes the recording 10 % shorter and higher, as a record player would.
     """
     key = hashlib.sha256(
-        "\n".join([str(num_mels), str(speeds), *(f"{r.id} {r.duration_s}" for r in records)]).encode()
+        "\n".join([str(num_mels), str(speeds), *(_name(record) for record in records)]).encode()
     ).hexdigest()[:16]
     array_path, index_path = folder / f"{key}.npy", folder / f"{key}.json"
     if not index_path.exists():
@@ -64,7 +64,7 @@ def _compute(
     blocks: list[Float16] = []
     start = 0
     with ProcessPoolExecutor(workers) as pool:
-        jobs = ((record.audio, speeds, num_mels) for record in records)
+        jobs = ((record, speeds, num_mels) for record in records)
         for record, features in zip(records, pool.map(_features, *zip(*jobs, strict=True), chunksize=32), strict=True):
             for speed, block in zip(speeds, features, strict=True):
                 places[f"{record.id}@{speed}"] = (start, len(block))
@@ -76,10 +76,15 @@ def _compute(
     index_path.write_text(json.dumps(places))
 
 
-def _features(audio: Path, speeds: tuple[float, ...], num_mels: int) -> list[Float16]:
-    samples = load(audio)
+def _name(record: Record) -> str:
+    part = f" from {record.start_s}" if record.is_part else ""
+    return f"{record.id} {record.duration_s}{part}"
+
+
+def _features(record: Record, speeds: tuple[float, ...], num_mels: int) -> list[Float16]:
+    heard = samples(record)
     out = []
     for speed in speeds:
-        played = samples if speed == 1.0 else soxr.resample(samples, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ)
+        played = heard if speed == 1.0 else soxr.resample(heard, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ)
         out.append(log_mel(played, num_mels=num_mels).T.astype(np.float16))
     return out

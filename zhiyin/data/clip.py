@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import soundfile
@@ -17,7 +16,9 @@ from zhiyin.errors import UserError
 
 SUFFIXES = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "wma")  # what OSUM takes for audio in a tar
 _NOTHING_T = np.zeros(0, np.float32)
-_NOT_IN_NAMES = re.compile(r'[%/\\:*?"<>|\x00-\x1f\x7f]|^\.|\s')
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/{2}")
+_CODED = re.compile(r"(?:%[0-9A-F]{2})+")
+_NOT_IN_NAMES = re.compile(r'[%@/\\:*?"<>|\x00-\x1f\x7f]|^\.|\s')
 
 
 def samples(record: Record) -> Float32:
@@ -94,7 +95,12 @@ def file_name(record_id: str) -> str:
 
 def record_id(name: str) -> str:
     """The id that `file_name` made a name of."""
-    return unquote(name)
+    return _CODED.sub(lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), name)
+
+
+def is_address(place: str) -> bool:
+    """Whether this names something on another machine, by its scheme, and no path."""
+    return _ADDRESS.match(place) is not None
 
 
 def _sample(time_s: float) -> int:

@@ -1,5 +1,6 @@
 """One manifest line is one record: a recording, or a part of one, and what is known of it (`docs/data.md`)."""
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -147,15 +148,19 @@ def write(path: Path, records: Iterable[Record]) -> None:
 
 def write_lines(path: Path, texts: Iterable[str]) -> None:
     """Write lines to a file that is there whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="") as out:
             out.writelines(text + "\n" for text in texts)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"writing {path}: {(error.strerror or str(error)).lower()}; nothing was replaced") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"writing {path}: {ascii(error.object)[:80]} is not Unicode; rename that file") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def to_row(record: Record, folder: Path) -> dict[str, Any]:
@@ -228,9 +233,8 @@ def _record(row: dict[str, Any], folder: Path) -> Record | Broken:
     for name in row:
         if name not in known:
             return Broken(f"unknown field '{name}'{near(name, known)}; fields: {', '.join(known)}")
-    if "duration_s" not in row and isinstance(row.get("end_s"), int | float):
-        start_s = row.get("start_s")
-        row = {**row, "duration_s": round(row["end_s"] - (start_s if isinstance(start_s, int | float) else 0), 6)}
+    if "duration_s" not in row and _is_seconds(row.get("end_s")) and _is_seconds(row.get("start_s", 0.0)):
+        row = {**row, "duration_s": max(0.0, round(row["end_s"] - row.get("start_s", 0.0), 6))}
     for name in ("id", "audio", "duration_s", "tasks"):
         if name not in row:
             return Broken(f"field '{name}' is missing; fields: {', '.join(known)}")

@@ -218,7 +218,7 @@ def _json(root: str, name: str) -> dict[str, Any]:
 
 def _open(root: str, name: str) -> BinaryIO:
     try:
-        if "://" not in root:
+        if not clip.is_address(root):
             return (Path(root) / name).open("rb")
         if importlib.util.find_spec("fsspec") is None:
             raise UserError(f"shards {root}: an address needs the library fsspec: pip install 'zhiyin[remote]'")

@@ -15,6 +15,7 @@ from zhiyin.tasks.table import TASKS
 _BINS_S = 40
 _SLICES = ("language", "source", "licence", "age_group")
 _MOST_ROWS = 24  # of one plot
+_NAME_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,16 @@ def plot(records: Sequence[Record], folder: Path) -> list[Path]:
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     folder.mkdir(parents=True, exist_ok=True)
     found = rows(records)
-    groups = list(dict.fromkeys(row.group for row in found if row.group != "all"))
-    figure, axes = pyplot.subplots(len(groups), 1, figsize=(8, 2.6 * len(groups)), layout="constrained", squeeze=False)
-    for axis, group in zip(axes[:, 0], groups, strict=True):
-        shown = [row for row in found if row.group == group][:_MOST_ROWS]
-        axis.bar([_latin(row.name) for row in shown], [row.duration_s / 3600 for row in shown])
-        axis.set(ylabel="hours", title=group)
-        axis.tick_params(axis="x", rotation=30)
+    groups = {row.group: [other for other in found if other.group == row.group][:_MOST_ROWS] for row in found[1:]}
+    heights = [len(shown) + 2 for shown in groups.values()]
+    figure, axes = pyplot.subplots(
+        len(groups), 1, figsize=(8, sum(heights) / 4), height_ratios=heights, layout="constrained", squeeze=False
+    )
+    for axis, (group, shown) in zip(axes[:, 0], groups.items(), strict=True):
+        axis.barh(range(len(shown)), [row.duration_s / 3600 for row in shown])
+        axis.set_yticks(range(len(shown)), [_latin(row.name)[:_NAME_CHARACTERS] for row in shown])
+        axis.invert_yaxis()
+        axis.set(title=f"{group}, hours")
     out = [folder / "hours.png", folder / "lengths.png", folder / "speakers.png"]
     figure.savefig(out[0], dpi=100)
     for path, values, name in (

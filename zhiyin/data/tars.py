@@ -1,5 +1,6 @@
 """Tar files: members with their places, damage told with its place, files written in a repeatable way."""
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -84,5 +85,6 @@ def write(path: Path, files: Iterable[tuple[str, bytes]]) -> list[Member]:
     except OSError as error:
         raise UserError(f"writing {path}: {(error.strerror or str(error)).lower()}; nothing was replaced") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return written

@@ -92,7 +92,7 @@ def _results(path: Path) -> list[Row] | None:
         return None
     rows = manifest.read_growing(path)
     whole = [row for row in rows if isinstance(row, dict) and "reference" in row and "tasks" in row]
-    return whole if whole and len(whole) == len(rows) else None
+    return [{"slice": {}, **row} for row in whole] if whole and len(whole) == len(rows) else None
 
 
 def _is_json(path: Path) -> bool:

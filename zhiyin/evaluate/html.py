@@ -30,9 +30,6 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .worse, .wrong-text { color: rgb(var(--bad)); }
 .wrong-text { font-weight: 600; }
 svg { max-width: 100%; height: auto; display: block; font-size: 13px; }
-.confusion td { text-align: right; min-width: 2.6rem; }
-.confusion td.right { background: rgb(var(--good) / calc(var(--share) * .7)); }
-.confusion td.wrong { background: rgb(var(--bad) / calc(var(--share) * .8)); }
 .wide { overflow-x: auto; }
 audio { height: 32px; width: 240px; }
 sub { color: var(--dim); }

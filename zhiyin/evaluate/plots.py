@@ -34,7 +34,7 @@ def _bar(measure: Measure, part: Slice, y: int, top: float) -> list[str]:
     texts = [f'<text x="{_LABEL - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>']
     texts.append(f'<text x="{_LABEL + _WIDTH + 8}" y="{middle + 4}">{number(measure, part.figure)}</text>')
     right = _LABEL + _WIDTH + _VALUE + _COUNT
-    texts.append(f'<text x="{right}" y="{middle + 4}" text-anchor="end" opacity="0.6">n={part.count}</text>')
+    texts.append(f'<text x="{right}" y="{middle + 4}" text-anchor="end" fill="#808080">n={part.count}</text>')
     if not math.isfinite(part.figure):
         return texts
     places = [_LABEL + _WIDTH * min(1.0, x / top) for x in (part.figure, part.interval.low, part.interval.high)]
@@ -48,15 +48,15 @@ def _bar(measure: Measure, part: Slice, y: int, top: float) -> list[str]:
 
 def confusion(table: Confusion) -> str:
     """A table of counts; the deeper the colour, the larger the share of the row (the truth)."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.given)
-    lines = [f'<table class="confusion"><tr><th>truth \\ reply</th>{head}<th>recall</th></tr>']
+    head = "".join(f'<th class="n">{escape(name)}</th>' for name in table.given)
+    lines = [f'<table><tr><th>truth \\ reply</th>{head}<th class="n">recall</th></tr>']
     for i, truth in enumerate(table.truths):
         total = sum(table.counts[i])
         cells = []
         for j, count in enumerate(table.counts[i]):
             share = count / total
-            kind = "right" if table.given[j] == truth else "wrong"
-            cells.append(f'<td class="{kind}" style="--share:{share:.3f}">{count or ""}</td>')
-        recall = f"<td class='dim'>{100 * table.counts[i][i] / total:.0f} %</td>"
+            colour = f"34, 139, 87, {0.7 * share:.2f}" if table.given[j] == truth else f"200, 60, 50, {0.8 * share:.2f}"
+            cells.append(f'<td class="n" style="background: rgba({colour})">{count or ""}</td>')
+        recall = f"<td class='n dim'>{100 * table.counts[i][i] / total:.0f} %</td>"
         lines.append(f"<tr><th>{escape(truth)}</th>{''.join(cells)}{recall}</tr>")
     return "\n".join([*lines, "</table>"])

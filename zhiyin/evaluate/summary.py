@@ -128,7 +128,7 @@ def _paired(
     rows: Sequence[Row], against: Sequence[Row], options: Options, resamples: int, seed: int
 ) -> dict[tuple[str, str], tuple[float | None, Difference | None]]:
     """Value of the other run and difference, by task and name of the measure, over what both runs have."""
-    first, second = ({_key(row): row for row in run} for run in (rows, against))
+    first, second = _by_task(rows), _by_task(against)
     common = [key for key in first if key in second]
     # one truth for both, so that classes and totals are the same
     ours = [first[key] for key in common]
@@ -141,8 +141,14 @@ def _paired(
     return found
 
 
-def _key(row: Row) -> tuple[Any, ...]:
-    return row["id"], tuple(row["tasks"]), (row.get("instruction") or {}).get("text", "")
+def _by_task(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+    """Rows of one task each, as runs may combine tasks differently; what was asked in plain language stays whole."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        request = (row.get("instruction") or {}).get("text", "")
+        for tasks in [list(row["tasks"])] if request else [[task] for task in row["tasks"]]:
+            found[row["id"], tuple(tasks), request] = {**row, "tasks": tasks}
+    return found
 
 
 def _confusion(rows: Sequence[Row], task: str) -> Confusion:
@@ -175,9 +181,8 @@ def _notes(
         more = f" and {len(extra) - NAMED_IDS} more" if len(extra) > NAMED_IDS else ""
         notes.append(f"hypotheses without a reference: {', '.join(extra[:NAMED_IDS])}{more}")
     if against is not None:
-        own, theirs = {_key(row) for row in rows}, {_key(row) for row in against}
+        own, theirs = _by_task(rows).keys(), _by_task(against).keys()
         if own != theirs:
-            notes.append(
-                f"compared over {len(own & theirs)} rows that both runs have; {len(own ^ theirs)} are in one only"
-            )
+            both, single = len(own & theirs), len(own ^ theirs)
+            notes.append(f"compared over {both} pairs of record and task that both runs have; {single} are in one only")
     return tuple(notes)

@@ -4,10 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 CJK = r"\u3400-\u4dbf\u4e00-\u9fff"
 _UNIT = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
 Pair = tuple[str | None, str | None]
+_PAIRED, _DELETED, _INSERTED = range(3)
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,25 @@ def count(pairs: Sequence[Pair]) -> Counts:
 
 
 def _align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
-    rows = [list(range(len(hypothesis) + 1))]
+    """Row by row in numpy, with one byte for each cell: an hour of speech against itself takes seconds."""
+    numbers = {unit: number for number, unit in enumerate({*reference, *hypothesis})}
+    heard_M = np.array([numbers[unit] for unit in hypothesis], np.int64)
+    places_M = np.arange(len(hypothesis) + 1)
+    steps_NM = np.full((len(reference) + 1, len(hypothesis) + 1), _INSERTED, np.uint8)
+    last_M = places_M
     for i, expected in enumerate(reference, start=1):
-        last, row = rows[-1], [i]
-        for j, got in enumerate(hypothesis, start=1):
-            row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (expected != got)))
-        rows.append(row)
+        paired_M = last_M[:-1] + (heard_M != numbers[expected])
+        deleted_M = last_M + 1
+        row_M = deleted_M.copy()
+        np.minimum(row_M[1:], paired_M, out=row_M[1:])
+        row_M = np.minimum.accumulate(row_M - places_M) + places_M  # each insertion costs one more than its left
+        steps_NM[i, row_M == deleted_M] = _DELETED
+        steps_NM[i, 1:][row_M[1:] == paired_M] = _PAIRED
+        last_M = row_M
     pairs: list[Pair] = []
     i, j = len(reference), len(hypothesis)
     while i or j:
-        cost = rows[i][j]
-        if i and j and cost == rows[i - 1][j - 1] + (reference[i - 1] != hypothesis[j - 1]):
-            i, j = i - 1, j - 1
-            pairs.append((reference[i], hypothesis[j]))
-        elif i and cost == rows[i - 1][j] + 1:
-            i -= 1
-            pairs.append((reference[i], None))
-        else:
-            j -= 1
-            pairs.append((None, hypothesis[j]))
+        step = steps_NM[i, j]
+        i, j = i - (step != _INSERTED), j - (step != _DELETED)
+        pairs.append((None if step == _INSERTED else reference[i], None if step == _DELETED else hypothesis[j]))
     return pairs[::-1]

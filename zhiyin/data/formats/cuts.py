@@ -41,8 +41,11 @@ def write(records: Iterable[Record], out: Path) -> list[str]:
         raise UserError(f"lhotse cuts {out}: name it .jsonl or .jsonl.gz")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"part-{out.name}")  # lhotse looks at the suffix
-    to_cuts(records).to_file(temporary)
-    temporary.replace(out)
+    try:
+        to_cuts(records).to_file(temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
     return []
 
 

@@ -67,6 +67,7 @@ def to_lines(record: Record) -> list[dict[str, Any]]:
         UserError: a text or label holds ``<`` or ``>``, which mark tags in OSUM's lines.
     """
     whole = manifest.to_row(record, record.audio.parent)
+    del whole["audio"]  # the line says where it is
     name = clip.file_name(record.id)
     out = []
     for number, tasks in enumerate(combinations(record)):

@@ -5,6 +5,7 @@ Source: OSUM `dataset.py` and `tools/make_shard_list*.py` at f2bcfac; OSUM-EChat
 `key.duration`, `key.extra`; what stands before the last dot is the key. Tars are read from this machine only.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -115,11 +116,16 @@ def _add_shard(found: osum.Collected, tar: Path, out: Path) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for member in tars.members(tar):
         key, suffix = _stem(member.name), _suffix(member.name)
-        if suffix in clip.SUFFIXES:
-            rows.setdefault(key, {})["audio"] = member
-        elif suffix in _SIDE:
+        name = "audio" if suffix in clip.SUFFIXES else suffix
+        if name in rows.get(key, {}):
+            raise UserError(
+                f"tar {tar}: sample '{key}' has {name} twice, again at byte {member.offset_bytes}; remove one"
+            )
+        if name == "audio":
+            rows.setdefault(key, {})[name] = member
+        elif name in _SIDE:
             try:
-                rows.setdefault(key, {})[suffix] = tars.read(tar, member).decode()
+                rows.setdefault(key, {})[name] = tars.read(tar, member).decode()
             except UnicodeDecodeError as error:
                 raise UserError(f"tar {tar}: {member.name!r} at byte {member.offset_bytes} is not UTF-8") from error
     for key, row in rows.items():
@@ -134,11 +140,17 @@ def _extract(tar: Path, member: tars.Member, out: Path) -> Path:
     folder = out / "audio" / clip.file_name(tar.stem)
     path = folder / f"{clip.file_name(_stem(member.name))}.{_suffix(member.name)}"
     data = tars.read(tar, member)
-    if not path.exists() or path.read_bytes() != data:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        if not path.exists() or path.read_bytes() != data:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"writing {path}: {(error.strerror or str(error)).lower()}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -179,7 +191,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _local(line: str, path: Path) -> Path:
-    if "://" in line:
+    if clip.is_address(line):
         raise UserError(
             f"{path}: {line} lies on another machine; fetch it first, import reads only files that are here"
         )
