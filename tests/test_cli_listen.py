@@ -183,7 +183,8 @@ def test_ctrl_c_finishes_with_the_last_final(speech: np.ndarray) -> None:
         seen = process.stdout.readline()
         assert seen
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    process.wait(timeout=60)  # with its input still open: an end of the stream is no Ctrl-C
+    out, err = process.communicate()
     last = json.loads(out.splitlines()[-1])
     assert (process.returncode, err) == (130, b"")
     assert last["event"] == "final" and last["segment"]["text"].startswith("four one seven two")

@@ -164,6 +164,7 @@ def test_it_learns(tmp_path):
         ((5, 6, 2), (7, 2)),
         ((5, 6), None),
         ("a", "b"),
+        np.zeros(2, bool),
     )
     settings = OptimizerSection(steps=8, bf16=False, label_smoothing=0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
