@@ -1,7 +1,7 @@
 """Make or complete the project's virtual environment: `python3 scripts/make_env.py .venv base|test`.
 
-`base` is what running needs (no torch); `test` adds the extras train, export, hf, eval and the group dev. Standard library
-only: this runs before anything is installed.
+`base` is what running needs (no torch); `test` adds the extras train, export, hf and eval, and the group dev. Standard
+library only: this runs before anything is installed.
 
 torch: a build that is already in the environment stays. Else pip chooses, unless that would bring gigabytes of CUDA to
 a machine without such a device: then uv fetches the CPU build (it knows where PyTorch keeps it).
