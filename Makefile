@@ -16,7 +16,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(VENV)/.base
-	@$(BIN)/zhiyin understand samples
+	@$(BIN)/zhiyin understand samples --task asr,sgc
 	@echo "What was really said stands in samples/truth.jsonl."
 
 test: $(VENV)/.test
@@ -42,7 +42,7 @@ pocket: $(VENV)/.test
 	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket-words/checkpoint
 	mkdir -p zhiyin/pocket/checkpoint
 	cp runs/pocket-voices/checkpoint/* zhiyin/pocket/checkpoint/
-	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8
+	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8-dynamic
 
 # Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.
 samples: $(VENV)/.base

@@ -47,13 +47,13 @@ def sample(name: str, text: str, gender: str, voice: str) -> Sample:
 
 
 SAMPLES = (
-    sample("digits-1", "four one seven two nine", "female", "espeak-ng en-gb+f1"),
+    sample("digits-1", "four one seven two nine", "female", "espeak-ng en-us+f2"),
     sample("digits-2", "six zero eight three", "male", "espeak-ng en-gb+m3"),
     sample("digits-3", "nine five five one zero eight", "female", "flite slt"),
     sample("digits-4", "eight four one", "male", "flite rms"),
     sample("words-1", "project open file", "female", "flite slt"),
     sample("words-2", "close file signal", "male", "flite awb"),
-    sample("words-3", "北京语音识别", "female", "espeak-ng cmn+f3"),
+    sample("words-3", "北京语音识别", "female", "espeak-ng cmn+f4"),
     sample("words-4", "上海数字背景", "male", "espeak-ng cmn+m3"),
 )
 

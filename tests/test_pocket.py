@@ -12,7 +12,7 @@ from zhiyin.data.corpora import speech_pack
 from zhiyin.data.manifest import read_growing
 from zhiyin.evaluate import run, score
 
-SOURCES = ("composite", "dsp20", "donateacry", "esc10")
+SOURCES = ("composite", "dsp20", "donateacry", "esc10", "emodb", "cmn")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,12 @@ def test_chinese_and_english_words(figures: dict[str, float]) -> None:
 @pytest.mark.slow
 def test_cries_and_sneezes(figures: dict[str, float]) -> None:
     assert figures["ved accuracy"] >= 0.82
+
+
+@pytest.mark.slow
+def test_the_gender_of_adults(figures: dict[str, float]) -> None:
+    """Two sources only: so762's adults, the hard ones, would take a minute."""
+    assert figures["sgc accuracy of adults"] >= 0.9
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ for name in {NOT_IN_BASE!r}:
 import zhiyin
 model = zhiyin.load()
 for path in sys.argv[1:]:
-    print(json.dumps(model.understand(path, tasks=["asr"]).to_dict()))
+    print(json.dumps(model.understand(path, tasks=["asr", "sgc"]).to_dict()))
 """
 
 COMMAND = f"""
@@ -73,12 +73,15 @@ def test_the_base_install_understands_the_samples() -> None:
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [letters(result["text"]) for result in results] == [letters(row["text"]) for row in TRUTH]
+    assert [result["labels"] for result in results] == [{"sgc": row["gender"]} for row in TRUTH]
 
 
 @pytest.mark.parametrize("options", [(), ("--no-itn",)], ids=["written", "spoken"])
 def test_the_demo_command_prints_what_is_said(options: tuple[str, ...]) -> None:
-    done = run(COMMAND, "samples", *options)
+    done = run(COMMAND, "samples", "--task", "asr,sgc", *options)
     assert done.returncode == 0, done.stderr
     printed = letters(done.stdout)
     wanted = [row["text"] if options else figures(row["text"]) for row in TRUTH]
     assert all(letters(text) in printed for text in wanted), done.stdout
+    genders = [line.removeprefix("gender: ") for line in done.stdout.splitlines() if line.startswith("gender: ")]
+    assert genders == [row["gender"] for row in TRUTH]

@@ -1,4 +1,7 @@
-"""Golden files, greedy decoding and tiny models for the tests of this room."""
+"""Golden files, greedy decoding and tiny models for the tests of this room.
+
+Our models run on `--device`; what they are compared with is computed or recorded on the CPU, and compared there.
+"""
 
 import dataclasses
 import functools
@@ -27,10 +30,13 @@ def quiet_and_repeatable() -> Iterator[None]:
 
 
 class Golden:
-    """One reference model: its state dict, its recorded arrays, and our model made from the state dict."""
+    """One reference model: its state dict, its recorded arrays, and our model made from the state dict.
 
-    def __init__(self, root: Path, name: str):
-        self.name = name
+    What is recorded stays on the CPU; `model`, `mel` and `frames` are on the device.
+    """
+
+    def __init__(self, root: Path, name: str, device: str):
+        self.name, self.device = name, device
         self.spec = json.loads((root / name / "spec.json").read_text())
         self.arrays = {key: torch.from_numpy(value) for key, value in np.load(root / name / "golden.npz").items()}
         self.mels = np.load(root / "frontend" / "frontend.npz")
@@ -49,13 +55,17 @@ class Golden:
         weights, config, report = convert(state, self.facts, lora_scale=self.scale)
         model = SpeechLM(config).eval()
         model.load_state_dict(weights, strict=True)
-        return model, report
+        return model.to(self.device), report
 
     def mel(self, utterance: str, *, rounded: bool | None = None) -> Tensor:
         """Recorded features [1, M, F]; OSUM-Pangu rounds them to bfloat16."""
         mel = torch.from_numpy(self.mels[f"mel/{utterance}"]).T[None]
         rounded = self.spec["compute"]["features_rounded_to_bf16"] if rounded is None else rounded
-        return mel.bfloat16().float() if rounded else mel
+        return (mel.bfloat16().float() if rounded else mel).to(self.device)
+
+    def frames(self, *mels: Tensor) -> Tensor:
+        """Number of frames [B] of features that end with them."""
+        return torch.tensor([mel.shape[-1] for mel in mels], device=self.device)
 
     def row(self, case: str, labels: int) -> Row:
         """The text around the speech of a recorded case, from its token map, the last `labels` ids being the target."""
@@ -70,30 +80,30 @@ class Golden:
 
     def teacher_forced(self, model: SpeechLM, mel: Tensor | None, row: Row) -> tuple[Tensor, float]:
         """Logits [N, V] and loss of one row."""
-        speech = None if mel is None else model.listen(mel, torch.tensor([mel.shape[2]]))
+        speech = None if mel is None else model.listen(mel, self.frames(mel))
         sequences = model.assemble(speech, [row])
         logits = model.decoder.logits(model.decoder(sequences.embeds_BND))[0]
         return logits, float(model.loss(sequences)[0])
 
 
 @functools.cache
-def _golden(root: Path, name: str) -> Golden:
-    return Golden(root, name)
+def _golden(root: Path, name: str, device: str) -> Golden:
+    return Golden(root, name, device)
 
 
 @pytest.fixture(params=["osum", "pangu"])
-def golden(shared: Path, request: pytest.FixtureRequest) -> Golden:
-    return _golden(shared / "golden", request.param)
+def golden(shared: Path, device: str, request: pytest.FixtureRequest) -> Golden:
+    return _golden(shared / "golden", request.param, device)
 
 
 @pytest.fixture
-def pangu(shared: Path) -> Golden:
-    return _golden(shared / "golden", "pangu")
+def pangu(shared: Path, device: str) -> Golden:
+    return _golden(shared / "golden", "pangu", device)
 
 
 @pytest.fixture
-def osum(shared: Path) -> Golden:
-    return _golden(shared / "golden", "osum")
+def osum(shared: Path, device: str) -> Golden:
+    return _golden(shared / "golden", "osum", device)
 
 
 Greedy = Callable[..., tuple[list[int], list[Tensor]]]
@@ -109,7 +119,7 @@ def greedy() -> Greedy:
         start = 0
         for _ in range(count):
             if cached:
-                positions = torch.arange(start, embeds.shape[1])[None]
+                positions = torch.arange(start, embeds.shape[1], device=embeds.device)[None]
                 hidden, keys, values = decoder.extend(embeds[:, start:], positions, keys, values)
             else:
                 hidden = decoder(embeds)
@@ -120,16 +130,16 @@ def greedy() -> Greedy:
             scores[ids] = torch.where(scores[ids] < 0, scores[ids] * penalty, scores[ids] / penalty)
             ids.append(int(scores.argmax()))
             start = embeds.shape[1]
-            embeds = torch.cat([embeds, decoder.embed_tokens(torch.tensor([[ids[-1]]]))], dim=1)
+            embeds = torch.cat([embeds, decoder.embed_tokens(torch.tensor([[ids[-1]]], device=embeds.device))], dim=1)
         return ids, seen
 
     return run
 
 
 @pytest.fixture
-def tiny() -> SpeechLM:
+def tiny(device: str) -> SpeechLM:
     """A complete model with random weights, CTC head included."""
-    return SpeechLM(
+    made = SpeechLM(
         ModelConfig(
             EncoderConfig(num_mels=8, width=16, num_layers=2, num_heads=2, ffn_width=24, max_positions=64),
             ProjectorConfig(width=12, num_layers=1, num_heads=2, ffn_width=20, max_positions=32),
@@ -139,4 +149,5 @@ def tiny() -> SpeechLM:
             ctc=True,
             eos_id=3,
         )
-    ).eval()
+    )
+    return made.eval().to(device)

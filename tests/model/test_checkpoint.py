@@ -31,7 +31,7 @@ def folder(tmp_path: Path, tiny: SpeechLM) -> Path:
 
 def same(ours: SpeechLM, theirs: SpeechLM) -> bool:
     first, second = ours.state_dict(), theirs.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(torch.equal(first[name].cpu(), second[name].cpu()) for name in first)
 
 
 def say(folder: Path) -> str:
@@ -42,15 +42,15 @@ def say(folder: Path) -> str:
     return str(error.value)
 
 
-def test_round_trip(folder, tiny):
-    model, spec = load(folder)
+def test_round_trip(device, folder, tiny):
+    model, spec = load(folder, device=device)
     assert same(model, tiny)
     assert spec == SPEC
     assert model.config == tiny.config
     assert not model.training
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (folder / "tokenizer.json").read_text() == TOKENIZER
-    mel, frames = torch.randn(1, 8, 33), torch.tensor([33])
+    mel, frames = torch.randn(1, 8, 33).to(device), torch.tensor([33], device=device)
     assert torch.equal(model.listen(mel, frames).vectors_BSD, tiny.listen(mel, frames).vectors_BSD)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -61,14 +61,14 @@ def test_stored_and_loaded_in_other_precisions(tmp_path, tiny, dtype):
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {dtype}
     full, half = load(tmp_path / "half")[0], load(tmp_path / "half", dtype=dtype)[0]
     for name, parameter in tiny.named_parameters():
-        assert torch.equal(full.get_parameter(name), parameter.to(dtype).float())
-        assert torch.equal(half.get_parameter(name), parameter.to(dtype))
+        assert torch.equal(full.get_parameter(name), parameter.cpu().to(dtype).float())
+        assert torch.equal(half.get_parameter(name), parameter.cpu().to(dtype))
     assert half.encoder.positions.dtype == torch.float32
 
 
 def test_computed_positions_need_no_place(folder, tiny):
     assert not any("positions" in name for name in load_file(folder / "model.safetensors"))
-    assert torch.equal(load(folder)[0].encoder.positions, tiny.encoder.positions)
+    assert torch.equal(load(folder)[0].encoder.positions, tiny.encoder.positions.cpu())
 
 
 def test_stored_positions_come_back_as_they_were(tmp_path, pangu):
@@ -366,7 +366,7 @@ def test_shards_are_what_the_hub_expects(tmp_path, tiny):
         assert sum(tensor.nbytes for tensor in tensors.values()) <= 2000 or len(tensors) == 1
         assert all(index["weight_map"][key] == name for key in tensors)
         found.update(tensors)
-    expected = tiny.state_dict()
+    expected = tiny.cpu().state_dict()
     assert index["weight_map"].keys() == found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
@@ -387,7 +387,7 @@ def test_each_number_format_has_its_own_shard_and_every_tensor_lies_aligned(tmp_
         record = json.loads((tmp_path / "tiny" / name).read_bytes()[8 : 8 + header])
         del record["__metadata__"]
         assert len({entry["dtype"] for entry in record.values()}) == 1 and header % 8 == 0
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors)
+    assert all(torch.equal(found[name], tensor.cpu()) and found[name].dtype == tensor.dtype for name, tensor in tensors)
 
 
 def test_one_tensor_at_a_time(tmp_path, tiny):

@@ -37,7 +37,8 @@ class Family:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
 
-    def build(self) -> tuple[Decoder, "torch.nn.Module"]:
+    def build(self, device: str) -> tuple[Decoder, "torch.nn.Module"]:
+        """Ours on the device, theirs on the CPU."""
         kind = getattr(transformers, f"{self.name}Config")
         config = kind(**SIZES, rms_norm_eps=self.norm_eps, rope_theta=self.rope_theta, **self.theirs)
         theirs = getattr(transformers, f"{self.name}ForCausalLM")(config).eval()
@@ -49,7 +50,7 @@ class Family:
         settings = {"head_width": 8, "rope_theta": self.rope_theta, "norm_eps": self.norm_eps, **OURS, **self.ours}
         decoder = Decoder(DecoderConfig(**settings)).eval()
         decoder.load_state_dict(weights, strict=True)
-        return decoder, theirs
+        return decoder.to(device), theirs
 
 
 FAMILIES = {
@@ -65,13 +66,13 @@ Extend = Callable[..., tuple[Tensor, ...]]
 
 
 @pytest.fixture(params=FAMILIES)
-def pair(request):
-    return FAMILIES[request.param].build()
+def pair(device, request):
+    return FAMILIES[request.param].build(device)
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
+    return float((ours.cpu() - theirs.cpu()).abs().max())
 
 
 def in_place(decoder: Decoder, embeds: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -86,7 +87,7 @@ def extend_in_chunks(
     keys, values = keys + 3.0, values - 2.0  # unwritten places may hold anything finite
     hidden, start = [], 0
     for size in sizes:
-        positions = torch.arange(start, start + size).expand(len(embeds_BND), -1)
+        positions = torch.arange(start, start + size, device=embeds_BND.device).expand(len(embeds_BND), -1)
         part, keys, values = extend(decoder, embeds_BND[:, start : start + size], positions, keys, values)
         hidden.append(part)
         start += size
@@ -96,29 +97,29 @@ def extend_in_chunks(
 WAYS = [pytest.param(Decoder.extend, id="extend"), pytest.param(in_place, id="append")]
 
 
-def test_logits(pair):
+def test_logits(device, pair):
     decoder, theirs = pair
     ids = torch.randint(97, (3, 20))
-    assert far(decoder.logits(decoder(decoder.embed_tokens(ids))), theirs(ids).logits) <= LIMIT
+    assert far(decoder.logits(decoder(decoder.embed_tokens(ids.to(device)))), theirs(ids).logits) <= LIMIT
 
 
 @pytest.mark.parametrize("extend", WAYS)
 @pytest.mark.parametrize("sizes", [[20], [1] * 20, [7, 1, 12]])
-def test_logits_through_the_cache(pair, sizes, extend):
+def test_logits_through_the_cache(device, pair, sizes, extend):
     decoder, theirs = pair
     ids = torch.randint(97, (3, 20))
-    hidden = extend_in_chunks(decoder, decoder.embed_tokens(ids), sizes, 24, extend)
+    hidden = extend_in_chunks(decoder, decoder.embed_tokens(ids.to(device)), sizes, 24, extend)
     assert far(decoder.logits(hidden), theirs(ids).logits) <= LIMIT
 
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`")  # just what is wanted
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("cached", [True, False])
-def test_greedy_text(pair, greedy, cached, penalty):
+def test_greedy_text(device, pair, greedy, cached, penalty):
     decoder, theirs = pair
-    prefix = decoder.embed_tokens(torch.randint(97, (1, 9)))
+    prefix = decoder.embed_tokens(torch.randint(97, (1, 9)).to(device))
     expected = theirs.generate(
-        inputs_embeds=prefix,
+        inputs_embeds=prefix.cpu(),
         attention_mask=torch.ones(1, 9, dtype=torch.long),
         max_new_tokens=20,
         do_sample=False,
@@ -130,29 +131,29 @@ def test_greedy_text(pair, greedy, cached, penalty):
     assert ids == expected[0].tolist()
 
 
-def test_penalty_matters_for_this_text(greedy):
+def test_penalty_matters_for_this_text(device, greedy):
     """Otherwise the penalty above would prove nothing."""
-    decoder, _ = FAMILIES["llama"].build()
-    prefix = decoder.embed_tokens(torch.randint(97, (9,)))
+    decoder, _ = FAMILIES["llama"].build(device)
+    prefix = decoder.embed_tokens(torch.randint(97, (9,)).to(device))
     assert greedy(decoder, prefix, 20, penalty=1.0)[0] != greedy(decoder, prefix, 20, penalty=1.3)[0]
 
 
 @pytest.mark.parametrize("extend", WAYS)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), chunk=st.integers(1, 12))
-def test_ragged_batch_equals_single(extend, lengths, chunk):
+def test_ragged_batch_equals_single(device, extend, lengths, chunk):
     """Rows of different length, padded with position -1 in every chunk, also rows that have ended."""
     torch.manual_seed(0)
-    decoder, _ = FAMILIES["openpangu"].build()
-    rows = [torch.randn(length, 32) for length in lengths]
+    decoder, _ = FAMILIES["openpangu"].build(device)
+    rows = [torch.randn(length, 32).to(device) for length in lengths]
     keys, values = decoder.empty_cache(len(rows), 12)
     hidden: list[list[Tensor]] = [[] for _ in rows]
     for start in range(0, max(lengths), chunk):
-        embeds = torch.full((len(rows), chunk, 32), 9.0)
-        positions = torch.full((len(rows), chunk), -1)
+        embeds = torch.full((len(rows), chunk, 32), 9.0, device=device)
+        positions = torch.full((len(rows), chunk), -1, device=device)
         for i, row in enumerate(rows):
             part = row[start : start + chunk]
             embeds[i, : len(part)] = part
-            positions[i, : len(part)] = torch.arange(start, start + len(part))
+            positions[i, : len(part)] = torch.arange(start, start + len(part), device=device)
         out, keys, values = extend(decoder, embeds, positions, keys, values)
         assert out.isfinite().all()
         for i, row in enumerate(rows):
@@ -162,44 +163,44 @@ def test_ragged_batch_equals_single(extend, lengths, chunk):
 
 
 @given(parts=st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=5))
-def test_appended_in_place_as_extended(parts):
+def test_appended_in_place_as_extended(device, parts):
     """Rows that add different numbers of tokens to different lengths; the caches are the same, too."""
     torch.manual_seed(0)
-    decoder, _ = FAMILIES["qwen3"].build()
+    decoder, _ = FAMILIES["qwen3"].build(device)
     keys, values = (cache + 1.0 for cache in decoder.empty_cache(3, 25))
     used = [0, 0, 0]
     for sizes in parts:
         longest = max(sizes)
         if not longest:
             continue
-        positions = torch.full((3, longest), -1)
+        positions = torch.full((3, longest), -1, device=device)
         for i, size in enumerate(sizes):
-            positions[i, :size] = torch.arange(used[i], used[i] + size)
+            positions[i, :size] = torch.arange(used[i], used[i] + size, device=device)
             used[i] += size
-        embeds = torch.randn(3, longest, 32)
+        embeds = torch.randn(3, longest, 32).to(device)
         expected, *caches = decoder.extend(embeds, positions, keys, values)
         out = decoder.append(embeds, positions, keys, values)
         assert far(out[positions >= 0], expected[positions >= 0]) <= LIMIT and out.isfinite().all()
         assert far(keys, caches[0]) <= LIMIT and far(values, caches[1]) <= LIMIT
 
 
-def test_whole_batch_equals_single():
-    decoder, _ = FAMILIES["qwen3"].build()
-    rows = [torch.randn(length, 32) for length in (5, 9, 1)]
+def test_whole_batch_equals_single(device):
+    decoder, _ = FAMILIES["qwen3"].build(device)
+    rows = [torch.randn(length, 32).to(device) for length in (5, 9, 1)]
     hidden = decoder(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=7.0))
     for i, row in enumerate(rows):
         assert far(hidden[i, : len(row)], decoder(row[None])[0]) <= LIMIT
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_as_near_as_theirs(dtype):
-    decoder, theirs = FAMILIES["qwen2"].build()
+def test_half_precision_is_as_near_as_theirs(device, dtype):
+    decoder, theirs = FAMILIES["qwen2"].build(device)
     ids = torch.randint(97, (2, 12))
     expected = theirs(ids).logits
     decoder.to(dtype)
     limit = 1.5 * float((theirs.to(dtype)(ids).logits.float() - expected).norm())
-    embeds = decoder.embed_tokens(ids)
+    embeds = decoder.embed_tokens(ids.to(device))
     ways = [extend_in_chunks(decoder, embeds, [5, 7], 16, extend) for extend in (Decoder.extend, in_place)]
     for hidden in (decoder(embeds), *ways):
         assert hidden.dtype == dtype
-        assert float((decoder.logits(hidden).float() - expected).norm()) <= limit
+        assert float((decoder.logits(hidden).cpu().float() - expected).norm()) <= limit

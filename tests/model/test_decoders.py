@@ -28,18 +28,20 @@ def ours(part):
     return made
 
 
-def logits(made, ids_BN):
-    return made.logits(made(made.embed_tokens(ids_BN)))
+def logits(made, ids_BN, device):
+    """What our decoder says on the device; on the CPU."""
+    made.to(device)
+    return made.logits(made(made.embed_tokens(ids_BN.to(device)))).cpu()
 
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("shard", ["10GB", "20KB"])
-def test_logits(tmp_path, name, shard):
+def test_logits(device, tmp_path, name, shard):
     model = decoder(tmp_path, name, shard=shard)
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard == "20KB")
     part, facts = read_decoder(tmp_path)
     ids = torch.randint(VOCABULARY, (2, 30))
-    far = (logits(ours(part), ids) - model(ids).logits).abs().max()
+    far = (logits(ours(part), ids, device) - model(ids).logits).abs().max()
     assert float(far) <= LIMIT
     assert {*part.report.used, *part.report.dropped} == set(part.table)
     assert facts.model_type == {"openpangu": "PanguEmbedded"}.get(name, name.split()[0])

@@ -22,7 +22,7 @@ def shaken(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("positions", [1, 2, 17, 64])
-def test_equals_whisper(positions):
+def test_equals_whisper(device, positions):
     transformers = pytest.importorskip("transformers")
     config = transformers.WhisperConfig(
         num_mel_bins=8,
@@ -37,10 +37,11 @@ def test_equals_whisper(positions):
     shaken(theirs).embed_positions.weight.copy_(table)
     ours = Encoder(EncoderConfig(**SIZES)).eval()
     ours.load_state_dict(renamed(theirs.state_dict()), strict=True)
+    ours.to(device)
     mel = torch.randn(2, 8, 2 * positions)
-    encoded, lengths = ours(mel, torch.tensor([2 * positions] * 2))
+    encoded, lengths = ours(mel.to(device), torch.tensor([2 * positions] * 2, device=device))
     assert lengths.tolist() == [positions] * 2
-    assert float((encoded - theirs(mel).last_hidden_state).abs().max()) <= 1e-5
+    assert float((encoded.cpu() - theirs(mel).last_hidden_state).abs().max()) <= 1e-5
     assert float((table - sinusoids(positions, 16)).abs().max()) <= 1e-5
 
 
@@ -71,18 +72,18 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     kernel=st.sampled_from([1, 5]),
     seed=st.integers(0, 3),
 )
-def test_batch_equals_single(lengths, extra, strides, kernel, seed):
+def test_batch_equals_single(device, lengths, extra, strides, kernel, seed):
     torch.manual_seed(seed)
-    encoder = shaken(Encoder(EncoderConfig(**SIZES, conv_strides=strides, conv_kernel=kernel)))
-    projector = shaken(Projector(PROJECTOR, 16, 10))
-    mels = [torch.randn(8, length) for length in lengths]
-    padded = torch.full((len(mels), 8, max(lengths) + extra), 11.0)
+    encoder = shaken(Encoder(EncoderConfig(**SIZES, conv_strides=strides, conv_kernel=kernel))).to(device)
+    projector = shaken(Projector(PROJECTOR, 16, 10)).to(device)
+    mels = [torch.randn(8, length).to(device) for length in lengths]
+    padded = torch.full((len(mels), 8, max(lengths) + extra), 11.0, device=device)
     for place, mel in zip(padded, mels, strict=True):
         place[:, : mel.shape[1]] = mel
-    encoded, encoded_lengths = encoder(padded, torch.tensor(lengths))
+    encoded, encoded_lengths = encoder(padded, torch.tensor(lengths, device=device))
     vectors, counts = projector(encoded, encoded_lengths)
     for i, mel in enumerate(mels):
-        alone, alone_lengths = encoder(mel[None], torch.tensor([mel.shape[1]]))
+        alone, alone_lengths = encoder(mel[None], torch.tensor([mel.shape[1]], device=device))
         assert encoded_lengths[i] == alone_lengths[0] == alone.shape[1]
         assert torch.allclose(encoded[i, : encoded_lengths[i]], alone[0], rtol=0, atol=1e-5)
         speech, speech_counts = projector(alone, alone_lengths)
@@ -91,29 +92,29 @@ def test_batch_equals_single(lengths, extra, strides, kernel, seed):
 
 
 @pytest.mark.parametrize("strides", STRIDES)
-def test_length_is_rounded_up(strides):
-    encoder = Encoder(EncoderConfig(**SIZES, conv_strides=strides))
+def test_length_is_rounded_up(device, strides):
+    encoder = Encoder(EncoderConfig(**SIZES, conv_strides=strides)).to(device)
     step = strides[0] * strides[1]
     for frames in range(1, 30):
-        encoded, lengths = encoder(torch.randn(1, 8, frames), torch.tensor([frames]))
+        encoded, lengths = encoder(torch.randn(1, 8, frames).to(device), torch.tensor([frames], device=device))
         assert encoded.shape[1] == lengths[0] == -(-frames // step)
 
 
-def test_projector_is_causal_in_its_convolutions_only():
+def test_projector_is_causal_in_its_convolutions_only(device):
     """The transformer sees everything; without blocks a later frame cannot move an earlier vector."""
-    projector = shaken(Projector(PROJECTOR, 16, 10))
-    frames = torch.randn(1, 13, 16)
+    projector = shaken(Projector(PROJECTOR, 16, 10)).to(device)
+    frames = torch.randn(1, 13, 16).to(device)
     changed = frames.clone()
     changed[:, -1] += 1.0
-    whole = [projector(x, torch.tensor([13]))[0] for x in (frames, changed)]
+    whole = [projector(x, torch.tensor([13], device=device))[0] for x in (frames, changed)]
     assert not torch.allclose(whole[0][:, 0], whole[1][:, 0])
     projector.blocks = torch.nn.ModuleList()
-    convs = [projector(x, torch.tensor([13]))[0] for x in (frames, changed)]
+    convs = [projector(x, torch.tensor([13], device=device))[0] for x in (frames, changed)]
     assert torch.equal(convs[0][:, 0], convs[1][:, 0])
 
 
-def test_dropout_is_for_training_only():
-    encoder = Encoder(EncoderConfig(**SIZES, dropout=0.5))
-    mel, frames = torch.randn(1, 8, 20), torch.tensor([20])
+def test_dropout_is_for_training_only(device):
+    encoder = Encoder(EncoderConfig(**SIZES, dropout=0.5)).to(device)
+    mel, frames = torch.randn(1, 8, 20).to(device), torch.tensor([20], device=device)
     assert not torch.equal(encoder.train()(mel, frames)[0], encoder(mel, frames)[0])
     assert torch.equal(encoder.eval()(mel, frames)[0], encoder(mel, frames)[0])

@@ -28,9 +28,9 @@ SPEECH, LOGITS, LOSS = 5e-5, 3e-4, 2e-5
 class Filed(Golden):
     """Its models have been through files: a state dict is saved, converted, written and loaded."""
 
-    def __init__(self, root: Path, name: str, scratch: Path):
+    def __init__(self, root: Path, name: str, device: str, scratch: Path):
         self.source, self.scratch = root / name / "checkpoint.pt", scratch
-        super().__init__(root, name)
+        super().__init__(root, name, device)
 
     def convert(self, state: dict[str, Tensor]) -> tuple[SpeechLM, Report]:
         path, out = self.source, self.scratch / "checkpoint"
@@ -46,13 +46,13 @@ class Filed(Golden):
             path, self.scratch / "tokenizer.json", lora_scale=self.scale, facts=self.scratch / "facts.json"
         )
         converted = convert_files(request, out)
-        model, _ = checkpoint.load(out)
+        model, _ = checkpoint.load(out, device=self.device)
         return model.requires_grad_(False), converted.report
 
 
 @functools.cache
-def filed(root: Path, name: str, scratch: Path) -> Filed:
-    return Filed(root, name, scratch)
+def filed(root: Path, name: str, device: str, scratch: Path) -> Filed:
+    return Filed(root, name, device, scratch)
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +61,23 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["osum", "pangu"])
-def golden(shared: Path, scratch: Path, request: pytest.FixtureRequest) -> Golden:
-    return filed(shared / "golden", request.param, scratch)
+def golden(shared: Path, device: str, scratch: Path, request: pytest.FixtureRequest) -> Golden:
+    return filed(shared / "golden", request.param, device, scratch)
 
 
 @pytest.fixture
-def osum(shared: Path, scratch: Path) -> Golden:
-    return filed(shared / "golden", "osum", scratch)
+def osum(shared: Path, device: str, scratch: Path) -> Golden:
+    return filed(shared / "golden", "osum", device, scratch)
 
 
 @pytest.fixture
-def pangu(shared: Path, scratch: Path) -> Golden:
-    return filed(shared / "golden", "pangu", scratch)
+def pangu(shared: Path, device: str, scratch: Path) -> Golden:
+    return filed(shared / "golden", "pangu", device, scratch)
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
+    return float((ours.cpu() - theirs.cpu()).abs().max())
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def test_config_is_what_the_spec_says(golden):
 def test_speech_side(golden, utterance):
     model, mel = golden.model, golden.mel(utterance)
     with inputs_of({"down_out": model.projector.input, "adapter_hidden": model.projector.out}) as seen:
-        speech = model.listen(mel, torch.tensor([mel.shape[2]]))
+        speech = model.listen(mel, golden.frames(mel))
     seen.update(encoder_out=speech.encoded_BTE, speech_embeds=speech.vectors_BSD)
     for stage, tensor in seen.items():
         assert far(tensor, golden.arrays[f"single/{utterance}/{stage}"]) <= SPEECH, stage
@@ -140,7 +140,7 @@ def test_trace(golden):
     places |= {"enc_stem": model.encoder.blocks[0], "ada_in": model.projector.blocks[0]}
     mel, row = golden.mel("a"), golden.row("single/a", golden.labels("a"))
     with inputs_of(places) as seen:
-        sequences = model.assemble(model.listen(mel, torch.tensor([mel.shape[2]])), [row])
+        sequences = model.assemble(model.listen(mel, golden.frames(mel)), [row])
         seen["llm_norm"] = model.decoder(sequences.embeds_BND)
     assert seen.keys() == {key.removeprefix("trace/a/") for key in golden.arrays if key.startswith("trace/a/")}
     for name, tensor in seen.items():
@@ -160,10 +160,10 @@ def check_teacher_forced(golden, case: str) -> None:
     utterance = case.split("/")[-1]
     mel = None if case == "intent" else golden.mel(utterance)
     row = golden.row(case, golden.labels(utterance))
-    speech = None if mel is None else golden.model.listen(mel, torch.tensor([mel.shape[2]]))
+    speech = None if mel is None else golden.model.listen(mel, golden.frames(mel))
     sequences = golden.model.assemble(speech, [row])
     assert far(sequences.embeds_BND, golden.arrays[f"{case}/inputs_embeds"]) <= SPEECH
-    assert sequences.labels_BN.equal(golden.arrays[f"{case}/labels"])
+    assert sequences.labels_BN.cpu().equal(golden.arrays[f"{case}/labels"])
     logits, loss = golden.teacher_forced(golden.model, mel, row)
     assert far(logits[golden.spec["logits_from"][case] :], golden.arrays[f"{case}/logits"][0]) <= LOGITS
     assert abs(loss - golden.spec["losses"][case]) <= LOSS
@@ -181,8 +181,8 @@ def test_sequence_layout(golden):
 def test_batch_equals_single_runs(golden):
     """The reference's batches differ from its own single runs; ours give what each utterance gives alone."""
     mels = [golden.mel(utterance)[0] for utterance in "bca"]
-    frames = torch.tensor([mel.shape[1] for mel in mels])
-    padded = torch.full((3, 80, int(frames.max()) + 1), 5.0)  # what stands in the padding must not matter
+    frames = golden.frames(*mels)
+    padded = mels[0].new_full((3, 80, int(frames.max()) + 1), 5.0)  # what stands in the padding must not matter
     for mel, place in zip(mels, padded, strict=True):
         place[:, : mel.shape[1]] = mel
     speech = golden.model.listen(padded, frames)
@@ -196,7 +196,7 @@ def test_batch_equals_single_runs(golden):
 def test_batched_sequences(golden):
     mels, counts = [golden.mel(u)[0] for u in "ba"], [golden.labels(u) for u in "ba"]
     padded = torch.nn.utils.rnn.pad_sequence([mel.T for mel in mels], batch_first=True).transpose(1, 2)
-    speech = golden.model.listen(padded, torch.tensor([mel.shape[1] for mel in mels]))
+    speech = golden.model.listen(padded, golden.frames(*mels))
     rows = [golden.row(f"single/{u}", golden.labels(u)) for u in "ba"]
     sequences = golden.model.assemble(speech, rows)
     logits = golden.model.decoder.logits(golden.model.decoder(sequences.embeds_BND))
@@ -217,7 +217,7 @@ def test_batched_sequences(golden):
 )
 def test_greedy(golden, greedy, utterance, penalty, name, cached):
     model, mel = golden.model, golden.mel(utterance)
-    speech = model.listen(mel, torch.tensor([mel.shape[2]]))
+    speech = model.listen(mel, golden.frames(mel))
     prefix = model.assemble(speech, [golden.row(f"greedy/{utterance}", 0)]).embeds_BND[0]
     assert far(prefix, golden.arrays[f"greedy/{utterance}/prefix_embeds"]) <= SPEECH
     expected = golden.arrays[f"greedy/{utterance}/{name}/ids"].tolist()
@@ -230,7 +230,7 @@ def test_greedy(golden, greedy, utterance, penalty, name, cached):
 
 def test_greedy_without_prompt(osum, greedy):
     mel = osum.mel("a")
-    prefix = osum.model.assemble(osum.model.listen(mel, torch.tensor([mel.shape[2]])), [Row()]).embeds_BND[0]
+    prefix = osum.model.assemble(osum.model.listen(mel, osum.frames(mel)), [Row()]).embeds_BND[0]
     expected = osum.arrays["greedy/a/noprompt_rp105/ids"].tolist()
     assert greedy(osum.model.decoder, prefix, len(expected), penalty=1.05)[0] == expected
 
@@ -252,7 +252,7 @@ def test_lora_variants(golden, variant):
 
 
 def check_pangu_variant(golden, model, mel: Tensor, variant: str) -> None:
-    speech = model.listen(mel, torch.tensor([mel.shape[2]]))
+    speech = model.listen(mel, golden.frames(mel))
     assert far(speech.encoded_BTE, golden.arrays[f"{variant}/a/encoder_out"]) <= SPEECH
     assert far(speech.vectors_BSD, golden.arrays[f"{variant}/a/speech_embeds"]) <= SPEECH
     logits, _ = golden.teacher_forced(model, mel, golden.row("single/a", golden.labels("a")))

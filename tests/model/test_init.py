@@ -36,16 +36,16 @@ def made(folder, **changed):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_it_computes_what_its_parts_compute(tmp_path, name):
+def test_it_computes_what_its_parts_compute(device, tmp_path, name):
     listening, speaking = sources(tmp_path, name)
     made(tmp_path)
-    model, spec = checkpoint.load(tmp_path / "out")
+    model, spec = checkpoint.load(tmp_path / "out", device=device)
     mel = torch.randn(2, 80, 100)
-    encoded, _ = model.encoder(mel, torch.tensor([100, 100]))
-    assert float((encoded - listening.get_encoder()(mel).last_hidden_state).abs().max()) <= LIMIT
+    encoded, _ = model.encoder(mel.to(device), torch.tensor([100, 100], device=device))
+    assert float((encoded.cpu() - listening.get_encoder()(mel).last_hidden_state).abs().max()) <= LIMIT
     ids = torch.randint(VOCABULARY, (2, 20))
-    logits = model.decoder.logits(model.decoder(model.decoder.embed_tokens(ids)))
-    assert float((logits - speaking(ids).logits).abs().max()) <= LIMIT
+    logits = model.decoder.logits(model.decoder(model.decoder.embed_tokens(ids.to(device))))
+    assert float((logits.cpu() - speaking(ids).logits).abs().max()) <= LIMIT
     assert model.config.frames_per_vector == 8
     assert (spec["tasks"], spec["max_window_s"], spec["max_tokens"]) == ([], 1.0, 200)
     assert spec["name"] == "out" and "not trained" in spec["extra"]["state"]
@@ -141,10 +141,10 @@ def test_it_says_what_is_left_out_and_what_the_blank_is(tmp_path):
     assert any("blank is token 0 (<pad>)" in note for note in notes)
 
 
-def test_it_runs(tmp_path):
+def test_it_runs(device, tmp_path):
     sources(tmp_path, "qwen3")
     made(tmp_path)
-    backend = EagerBackend(tmp_path / "out", device="cpu")
+    backend = EagerBackend(tmp_path / "out", device=device)
     assert backend.spec.family == "zhiyin" and backend.spec.num_mels == 80
     vectors = backend.encode([np.random.default_rng(0).standard_normal((80, 99)).astype(np.float32)])[0].vectors_SD
     assert vectors.shape == (13, 32)
@@ -152,11 +152,11 @@ def test_it_runs(tmp_path):
     assert all(1 <= len(reply.ids) <= 5 or reply.ended for reply in replies)
 
 
-def test_it_learns(tmp_path):
+def test_it_learns(device, tmp_path):
     """A few steps with the loss of `zhiyin train`: every component gets gradients, the loss falls."""
     sources(tmp_path, "llama")
     made(tmp_path, ctc=True)
-    model = checkpoint.load(tmp_path / "out")[0].train()
+    model = checkpoint.load(tmp_path / "out", device=device)[0].train()
     batch = Batch(
         np.random.default_rng(0).standard_normal((2, 80, 100)).astype(np.float32),
         np.array([100, 60]),
@@ -171,7 +171,7 @@ def test_it_learns(tmp_path):
     seen = []
     with torch.enable_grad():
         for _ in range(8):
-            result = loop.losses(model, batch, settings, "cpu")
+            result = loop.losses(model, batch, settings, device)
             optimizer.zero_grad()
             result.total.backward()
             optimizer.step()

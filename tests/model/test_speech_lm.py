@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from zhiyin.model.projector import Voice
-from zhiyin.model.speech_lm import IGNORE, Row, SpeechLM
+from zhiyin.model.speech_lm import IGNORE, Row, Speech, SpeechLM
+
+
+def listen(model: SpeechLM, mel_BMF: Tensor, *frames: int) -> Speech:
+    """What it hears on its own device."""
+    place = model.markers.device
+    return model.listen(mel_BMF.to(place), torch.tensor(frames, device=place))
 
 
 def test_rows_read_before_begin_speech_end_after_target(tiny):
     torch.nn.init.normal_(tiny.markers)
-    speech = tiny.listen(torch.randn(2, 8, 40), torch.tensor([40, 17]))
+    speech = listen(tiny, torch.randn(2, 8, 40), 40, 17)
     rows = [Row([5, 6], [7], [8, 3]), Row([], [], [9, 10, 3])]
     sequences = tiny.assemble(speech, rows)
     table, (begin, end) = tiny.decoder.embed_tokens.weight, tiny.markers
@@ -35,13 +41,13 @@ def test_text_only_rows_have_no_markers(tiny):
     assert torch.equal(sequences.embeds_BND[0], tiny.decoder.embed_tokens.weight[[5, 6, 7, 3]])
 
 
-def test_loss_is_the_mean_over_target_tokens_of_the_batch(tiny):
+def test_loss_is_the_mean_over_target_tokens_of_the_batch(device, tiny):
     rows = [Row([5, 6], [7], [8, 3]), Row([4], [], [9, 10, 11, 3])]
     loss, logits = tiny.loss(tiny.assemble(None, rows))
     assert logits.shape == (6, 40)
     terms = []
     for row in rows:
-        ids = torch.tensor([*row.before, *row.after, *row.target])
+        ids = torch.tensor([*row.before, *row.after, *row.target], device=device)
         hidden = tiny.decoder(tiny.decoder.embed_tokens(ids)[None])[0]
         probabilities = tiny.decoder.logits(hidden).log_softmax(-1)
         terms += [-float(probabilities[i - 1, ids[i]]) for i in range(len(ids) - len(row.target), len(ids))]
@@ -51,10 +57,10 @@ def test_loss_is_the_mean_over_target_tokens_of_the_batch(tiny):
     assert float(smooth) == pytest.approx(0.9 * float(loss) + 0.1 * uniform, abs=1e-5)
 
 
-def test_a_token_counts_by_its_weight(tiny):
+def test_a_token_counts_by_its_weight(device, tiny):
     rows = [Row([5], [], [8, 3]), Row([6, 7], [], [9, 8, 3])]
     plain, logits = tiny.loss(tiny.assemble(None, rows))
-    weights = torch.ones(logits.shape[1])
+    weights = torch.ones(logits.shape[1], device=device)
     weights[8] = 5.0
     terms = [-float(row[i]) for row, i in zip(logits.log_softmax(-1), (8, 3, 9, 8, 3), strict=True)]
     expected = sum(w * term for w, term in zip((5, 1, 1, 5, 1), terms, strict=True)) / 13
@@ -83,7 +89,7 @@ class Flat(torch.nn.Module):
     targets=st.lists(st.none() | st.lists(st.integers(1, 2), max_size=3), min_size=1, max_size=3),
     lengths=st.lists(st.integers(1, 5), min_size=3, max_size=3),
 )
-def test_ctc_loss_against_brute_force(targets, lengths):
+def test_ctc_loss_against_brute_force(device, targets, lengths):
     torch.manual_seed(0)
     lm = SpeechLM.__new__(SpeechLM)
     torch.nn.Module.__init__(lm)
@@ -93,14 +99,13 @@ def test_ctc_loss_against_brute_force(targets, lengths):
     terms = [brute_force_ctc(logits[:length], target) for logits, length, target in rows if target is not None]
     tokens = sum(max(1, len(target)) for target in targets if target is not None)  # silence counts as one
     expected = sum(term for term in terms if math.isfinite(term)) / tokens if tokens else 0.0
-    assert float(lm.ctc_loss(frames, torch.tensor(lengths[: len(targets)]), targets)) == pytest.approx(
-        expected, abs=1e-4
-    )
+    lengths_B = torch.tensor(lengths[: len(targets)], device=device)
+    assert float(lm.ctc_loss(frames.to(device), lengths_B, targets)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_every_weight_gets_a_finite_gradient(tiny):
     with torch.enable_grad():
-        speech = tiny.train().listen(torch.randn(2, 8, 40), torch.tensor([40, 23]))
+        speech = listen(tiny.train(), torch.randn(2, 8, 40), 40, 23)
         loss, _ = tiny.loss(tiny.assemble(speech, [Row([5], [], [8, 3]), Row([6], [], [9, 3])]))
         (loss + tiny.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, [[8], [9]])).backward()
     for name, parameter in tiny.named_parameters():
@@ -109,8 +114,8 @@ def test_every_weight_gets_a_finite_gradient(tiny):
 
 def test_padding_does_not_move_the_loss(tiny):
     mel, rows = torch.randn(1, 8, 23), [Row([5], [], [8, 3])]
-    alone = tiny.listen(mel, torch.tensor([23]))
-    padded = tiny.listen(torch.cat([mel, torch.randn(1, 8, 30)], dim=2), torch.tensor([23]))
+    alone = listen(tiny, mel, 23)
+    padded = listen(tiny, torch.cat([mel, torch.randn(1, 8, 30)], dim=2), 23)
     assert float(tiny.loss(tiny.assemble(alone, rows))[0]) == pytest.approx(
         float(tiny.loss(tiny.assemble(padded, rows))[0]), abs=1e-5
     )
@@ -118,13 +123,14 @@ def test_padding_does_not_move_the_loss(tiny):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames():
+def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames(device):
     torch.manual_seed(0)
     mel = torch.rand(2, 8, 30) * 0.5
     mel[0, :, 10:20] -= 2.0  # a pause in the middle
     lengths = torch.tensor([30, 17])
     voice = Voice(6, 12)
-    seen = voice(mel, lengths)[:, 0]
+    seen = voice.to(device)(mel.to(device), lengths.to(device))[:, 0].cpu()
+    voice.cpu()
     for row in range(2):
         low = mel[row, :6, : lengths[row]].numpy().astype(np.float64)
         level = low.mean(0)
@@ -138,23 +144,24 @@ def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames():
         np.testing.assert_allclose(seen[row].numpy(), expected, atol=1e-5)
 
 
-def test_of_rows_that_hear_the_voice_alone_one_vector_is_left(tiny):
-    speech = tiny.listen(torch.randn(2, 8, 40), torch.tensor([40, 17]))
-    rows = speech.voice_alone(torch.tensor([True, False])).rows()
+def test_of_rows_that_hear_the_voice_alone_one_vector_is_left(device, tiny):
+    speech = listen(tiny, torch.randn(2, 8, 40), 40, 17)
+    rows = speech.voice_alone(torch.tensor([True, False], device=device)).rows()
     assert torch.equal(rows[0], speech.vectors_BSD[0, :1]) and torch.equal(rows[1], speech.vectors_BSD[1, :3])
 
 
-def test_the_voice_comes_before_the_speech(tiny):
+def test_the_voice_comes_before_the_speech(device, tiny):
     torch.manual_seed(0)
     config = dataclasses.replace(tiny.config, projector=dataclasses.replace(tiny.config.projector, voice_mels=5))
-    voiced = SpeechLM(config).eval()
-    mel, lengths = torch.randn(2, 8, 40), torch.tensor([40, 17])
+    voiced = SpeechLM(config).eval().to(device)
+    mel, lengths = torch.randn(2, 8, 40).to(device), torch.tensor([40, 17], device=device)
     speech = voiced.listen(mel, lengths)
     rest, counts = voiced.projector(*voiced.encoder(mel, lengths))
     assert torch.equal(speech.vectors_BSD[:, :1], voiced.projector.voice(mel, lengths))
     assert torch.equal(speech.vectors_BSD[:, 1:], rest) and torch.equal(speech.vector_counts_B, counts + 1)
 
 
-def test_a_louder_recording_has_the_same_voice():
-    voice, mel = Voice(6, 12), torch.rand(1, 8, 30)
-    torch.testing.assert_close(voice(mel, torch.tensor([30])), voice(mel + 0.3, torch.tensor([30])))
+def test_a_louder_recording_has_the_same_voice(device):
+    voice, mel = Voice(6, 12).to(device), torch.rand(1, 8, 30).to(device)
+    frames = torch.tensor([30], device=device)
+    torch.testing.assert_close(voice(mel, frames).cpu(), voice(mel + 0.3, frames).cpu())

@@ -19,10 +19,12 @@ from tests.model.foreign_models import dims, edit, openai, whisper
 LIMIT = 2e-5  # float32 sums in another order; the frames are of the order of 1
 
 
-def encoded(part, mel_BMF):
+def encoded(part, mel_BMF, device):
+    """What our encoder makes of it on the device; on the CPU."""
     encoder = Encoder(part.config).eval()
     encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in part.tensors()}, strict=True)
-    return encoder(mel_BMF, torch.full((len(mel_BMF),), mel_BMF.shape[2]))[0]
+    frames_B = torch.full((len(mel_BMF),), mel_BMF.shape[2], device=device)
+    return encoder.to(device)(mel_BMF.to(device), frames_B)[0].cpu()
 
 
 def theirs(model, mel_BMF):
@@ -36,11 +38,11 @@ def far(ours, expected):
 
 @pytest.mark.parametrize("mels", [80, 128])
 @pytest.mark.parametrize("kind", ["WhisperForConditionalGeneration", "WhisperModel"])
-def test_a_hugging_face_folder(tmp_path, mels, kind):
+def test_a_hugging_face_folder(device, tmp_path, mels, kind):
     model = whisper(tmp_path, kind=kind, num_mel_bins=mels)
     part = read_encoder(tmp_path)
     mel = torch.randn(2, mels, 100)
-    assert far(encoded(part, mel), theirs(model, mel)) <= LIMIT
+    assert far(encoded(part, mel, device), theirs(model, mel)) <= LIMIT
     assert part.config == EncoderConfig(mels, 24, 2, 4, 96, 50)
     text = {key for key in part.report.dropped if "decoder" in key}
     assert text and all("text decoder" in part.report.dropped[key] for key in text)
@@ -51,7 +53,7 @@ def test_a_hugging_face_folder(tmp_path, mels, kind):
 
 
 @pytest.mark.parametrize("layout", ["shards", "pickle"])
-def test_other_files_of_hugging_face(tmp_path, layout):
+def test_other_files_of_hugging_face(device, tmp_path, layout):
     model = whisper(tmp_path / "whole")
     folder = tmp_path / layout
     if layout == "shards":
@@ -62,11 +64,11 @@ def test_other_files_of_hugging_face(tmp_path, layout):
         (folder / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
         torch.save(load_file(tmp_path / "whole" / "model.safetensors"), folder / "pytorch_model.bin")
     mel = torch.randn(1, 80, 100)
-    assert far(encoded(read_encoder(folder), mel), theirs(model, mel)) <= LIMIT
+    assert far(encoded(read_encoder(folder), mel, device), theirs(model, mel)) <= LIMIT
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_an_openai_file(tmp_path, half):
+def test_an_openai_file(device, tmp_path, half):
     """OpenAI's files are float16, their position tables too: these are used as they are."""
     model = whisper(tmp_path / "hf")
     if half:
@@ -75,7 +77,7 @@ def test_an_openai_file(tmp_path, half):
     torch.save(openai(state, dims()), tmp_path / "tiny.pt")
     part = read_encoder(tmp_path / "tiny.pt")
     mel = torch.randn(2, 80, 100)
-    assert far(encoded(part, mel), theirs(model, mel)) <= LIMIT
+    assert far(encoded(part, mel, device), theirs(model, mel)) <= LIMIT
     assert part.config.stored_positions == half
     kept = {name: tensor.dtype for name, tensor in part.tensors()}
     assert kept["encoder.conv1.weight"] == (torch.float16 if half else torch.float32)

@@ -70,14 +70,14 @@ def model() -> SpeechLM:
     return made
 
 
-def run(folder: Path, stage: Stage = STAGE, *, loader: Loader | None = None) -> list[float]:
+def run(folder: Path, device: str, stage: Stage = STAGE, *, loader: Loader | None = None) -> list[float]:
     folder.mkdir(exist_ok=True)
-    loop.train(model(), loader or Batches(), stage, folder, device="cpu", report=lambda line: None)
+    loop.train(model(), loader or Batches(), stage, folder, device=device, report=lambda line: None)
     return [row["loss"] for row in read_growing(folder / "metrics.jsonl") if "loss" in row]
 
 
-def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole")
+def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path, device: str) -> None:
+    whole = run(tmp_path / "whole", device)
     half = replace(STAGE, optimizer=replace(STAGE.optimizer, steps=12))
 
     class Cut(Exception):
@@ -88,41 +88,44 @@ def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
 
     (tmp_path / "cut").mkdir()
     with pytest.raises(Cut):  # killed after step 6; the last state is that of step 4
-        loop.train(model(), Batches(), half, tmp_path / "cut", device="cpu", evaluate=stop, report=lambda line: None)
-    run(tmp_path / "cut", half)
+        loop.train(model(), Batches(), half, tmp_path / "cut", device=device, evaluate=stop, report=lambda line: None)
+    run(tmp_path / "cut", device, half)
     again = {}
     for row in read_growing(tmp_path / "cut" / "metrics.jsonl"):
         again[row["step"]] = row["loss"]
     assert [again[step] for step in sorted(again)] == whole
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("whole", "cut")]
+    states = [
+        torch.load(tmp_path / name / "state.pt", weights_only=True, map_location="cpu")["model"]
+        for name in ("whole", "cut")
+    ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_it_learns_and_averages_the_last_states(tmp_path: Path) -> None:
+def test_it_learns_and_averages_the_last_states(tmp_path: Path, device: str) -> None:
     stage = replace(STAGE, optimizer=replace(STAGE.optimizer, steps=120, warmup_steps=10, label_smoothing=0.0))
-    losses = run(tmp_path / "run", stage)
+    losses = run(tmp_path / "run", device, stage)
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
     files = sorted((tmp_path / "run" / "weights").glob("*.pt"))
     assert len(files) == stage.run.average_last
     mean = loop.average(model(), files).state_dict()
-    parts = [torch.load(file, weights_only=True) for file in files]
+    parts = [torch.load(file, weights_only=True, map_location="cpu") for file in files]
     for name, value in mean.items():
         torch.testing.assert_close(value, torch.stack([part[name] for part in parts]).mean(0))
 
 
-def test_a_model_without_a_ctc_head_learns_from_its_replies(tmp_path: Path) -> None:
+def test_a_model_without_a_ctc_head_learns_from_its_replies(tmp_path: Path, device: str) -> None:
     torch.manual_seed(1)
     headless = SpeechLM(ModelConfig(ENCODER, PROJECTOR, DECODER, ctc=False, eos_id=1))
-    loop.train(headless, Batches(), STAGE, tmp_path, device="cpu", report=lambda line: None)
+    loop.train(headless, Batches(), STAGE, tmp_path, device=device, report=lambda line: None)
     rows = [row for row in read_growing(tmp_path / "metrics.jsonl") if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"] and all(row["loss"] == row["lm_loss"] for row in rows)
 
 
-def test_only_the_parts_named_change(tmp_path: Path) -> None:
+def test_only_the_parts_named_change(tmp_path: Path, device: str) -> None:
     stage = replace(STAGE, optimizer=replace(STAGE.optimizer, train=("decoder", "projector.norm"), steps=4))
     before = {name: value.clone() for name, value in model().state_dict().items()}
-    after = loop.train(model(), Batches(), stage, tmp_path, device="cpu", report=lambda line: None).state_dict()
-    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    after = loop.train(model(), Batches(), stage, tmp_path, device=device, report=lambda line: None).state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value.cpu(), before[name])}
     assert {name.split(".")[0] for name in changed} == {"decoder", "projector"}
     assert {name for name in changed if name.startswith("projector.")} == {
         "projector.norm.weight",
@@ -138,36 +141,51 @@ def test_frozen_parts_run_without_dropout() -> None:
         loop.freeze(made, ("decoders",))
 
 
-def test_with_all_weight_on_ctc_only_the_encoder_and_its_head_change(tmp_path: Path) -> None:
+def test_with_all_weight_on_ctc_only_the_encoder_and_its_head_change(tmp_path: Path, device: str) -> None:
     stage = replace(STAGE, optimizer=replace(STAGE.optimizer, ctc_weight=1.0, steps=4))
     before = {name: value.clone() for name, value in model().state_dict().items()}
-    after = loop.train(model(), Batches(), stage, tmp_path, device="cpu", report=lambda line: None).state_dict()
-    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    after = loop.train(model(), Batches(), stage, tmp_path, device=device, report=lambda line: None).state_dict()
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value.cpu(), before[name])}
     assert changed == {"encoder", "ctc"}
 
 
-def test_a_loss_that_is_no_number_names_the_records(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_the_records(tmp_path: Path, device: str) -> None:
     with pytest.raises(UserError, match="step 3: the loss is not finite; records: r0 r1"):
-        run(tmp_path / "run", loader=Batches(broken_from=3))
+        run(tmp_path / "run", device, loader=Batches(broken_from=3))
 
 
-def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
-    run(tmp_path / "run")
+def test_a_run_of_another_model_is_refused(tmp_path: Path, device: str) -> None:
+    run(tmp_path / "run", device)
     other = SpeechLM(
         ModelConfig(encoder=ENCODER, projector=PROJECTOR, decoder=replace(DECODER, ffn_width=40), ctc=True, eos_id=1)
     )
     with pytest.raises(UserError, match="holds another model"):
-        loop.train(other, Batches(), STAGE, tmp_path / "run", device="cpu", report=lambda line: None)
+        loop.train(other, Batches(), STAGE, tmp_path / "run", device=device, report=lambda line: None)
 
 
-def test_the_loader_thread_hands_its_fault_over(tmp_path: Path) -> None:
+def test_a_chip_without_bfloat16_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (7, 5))
+    stage = replace(STAGE, optimizer=replace(STAGE.optimizer, bf16=True))
+    line = r"^training on cuda:0 \(Tesla T4\): it has no bfloat16; write bf16 = false under \[optimizer\] of the stage$"
+    with pytest.raises(UserError, match=line):
+        loop.train(model(), Batches(), stage, tmp_path, device="cuda:0", report=lambda line: None)
+    assert not list(tmp_path.iterdir())
+    loop.check_format(STAGE.optimizer, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (8, 0))
+    loop.check_format(stage.optimizer, "cuda:0")
+    loop.check_format(stage.optimizer, "cpu")
+
+
+def test_the_loader_thread_hands_its_fault_over(tmp_path: Path, device: str) -> None:
     class Broken(Batches):
         def _stream(self, start: Place):  # type: ignore[no-untyped-def]
             raise UserError("line 17 is broken")
             yield
 
     with pytest.raises(UserError, match="line 17"):
-        run(tmp_path / "run", loader=Broken())
+        run(tmp_path / "run", device, loader=Broken())
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from zhiyin.data.loader import Batch, Loader, Place
 from zhiyin.errors import UserError
 from zhiyin.model.speech_lm import Row, SpeechLM
+from zhiyin.runtime.device import chip, has_bfloat16
 from zhiyin.train.curves import draw
 from zhiyin.train.stages import OptimizerSection, Stage
 
@@ -80,9 +81,11 @@ def train(
         The model with the weights of the last saved states averaged.
 
     Raises:
-        UserError: the state in `run` belongs to another model, or the loss is not finite (the record ids are named).
+        UserError: the stage wants bfloat16 of a chip without it; the state in `run` belongs to another model; the
+            loss is not finite (the record ids are named).
     """
     settings = stage.optimizer
+    check_format(settings, device)
     model.to(device).train()
     freeze(model, settings.train)
     weights_V = _token_weights(model.config.decoder.vocab_size, loader.label_ids, settings.label_weight).to(device)
@@ -129,6 +132,17 @@ def train(
             draw(run / "metrics.jsonl", run / "curves.png")
             report(f"step {step} dev " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     return average(model, sorted((run / "weights").glob("*.pt"))).eval()
+
+
+def check_format(settings: OptimizerSection, device: str) -> None:
+    """Refuse bfloat16 on a chip without it, before any work is done.
+
+    Raises:
+        UserError: names the chip and the setting.
+    """
+    if settings.bf16 and not has_bfloat16(device):
+        called = f"{device} ({chip(device)})" if chip(device) else device
+        raise UserError(f"training on {called}: it has no bfloat16; write bf16 = false under [optimizer] of the stage")
 
 
 def freeze(model: SpeechLM, train: Sequence[str]) -> None:

@@ -59,6 +59,7 @@ def run(
     chosen = choose(device, devices(), engine=ENGINE, note=note)
     report(f"device: {chosen}")
     device = chosen.name
+    loop.check_format(stage.optimizer, device)
     if threads:
         torch.set_num_threads(threads)
     loop.write_settings(folder, stage)
