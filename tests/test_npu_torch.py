@@ -1,4 +1,4 @@
-"""The torch path on an `npu`: what `device_checks.py` and the tests of the eager backend say on a simulated device.
+"""The torch path on an `npu`: what `device_checks.py` and the tests that run a model say on a simulated device.
 
 They run in a process of their own, for a device that is registered once stays. Where the simulation cannot be built
 (no compiler) or a real torch_npu is installed they are skipped, and say so. The first run compiles for about half a
@@ -19,7 +19,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "npu_sim" / "torch_device"
 CHECKS = FOLDER / "device_checks.py"
-ALSO = ("tests/runtime/test_eager.py", "tests/runtime/test_device_state.py")
+ALSO = (
+    "tests/model/test_decoder.py",
+    "tests/model/test_encoder.py",
+    "tests/model/test_golden.py",
+    "tests/model/test_speech_lm.py",
+    "tests/runtime/test_device_state.py",
+    "tests/runtime/test_eager.py",
+    "tests/train/test_loop.py",
+)
+MISSING = "no reference material"  # what the fixture `shared` says
 DEVICE = "npu:0"
 
 _spec = importlib.util.spec_from_file_location("npusim", FOLDER / "simulated" / "npusim.py")
@@ -72,5 +81,9 @@ def test_the_suite_runs_on_a_simulated_npu_device(outcomes: Outcomes, file: str)
     module = Path(file).stem
     ran = {name: states for name, states in outcomes.items() if name.startswith(f"{module}.")}
     assert ran, "it did not run"
-    wrong = {name: text for name, states in ran.items() for state, text in states if state != "passed"}
-    assert not wrong, wrong
+    wrong = [f"{name}: {text}" for name, states in ran.items() for state, text in states if state != "passed"]
+    missing = [text for text in wrong if MISSING in text]
+    assert missing == wrong, wrong
+    if missing and not os.environ.get("CI"):
+        pytest.skip(missing[0])
+    assert not missing, missing[0]
