@@ -195,6 +195,8 @@ def _runnable(folder: Path) -> tuple[bundle.Graph, ...]:
 def _session(path: Path, device: Device, threads: int, *, pack: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # a plan would be kept for every length of audio ever heard, 7 KB each
+    options.enable_cpu_mem_arena = False  # nor are the largest buffers ever needed; measured as fast without it
     # threads that spin while waiting took four times the CPU time, and three times the wall time on a busy machine
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not pack:  # one token at a time gains nothing from packed weights, and the copy made loading 1.5 times the file
