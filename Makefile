@@ -42,7 +42,7 @@ pocket: $(VENV)/.test
 	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket-words/checkpoint
 	mkdir -p zhiyin/pocket/checkpoint
 	cp runs/pocket-voices/checkpoint/* zhiyin/pocket/checkpoint/
-	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8-dynamic
+	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8
 
 # Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.
 samples: $(VENV)/.base
