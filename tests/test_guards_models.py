@@ -1,6 +1,7 @@
 """No model says a word where nobody speaks: made sounds through every backend, recorded ones through the pocket model.
 
-A backend is one row of `MODELS`. The sounds are `tests/sounds.py`; how often other renderings fail: docs/guards.md.
+A backend is one row of `MODELS`; `om` has the same test in tests/runtime/ascend. The sounds are `tests/sounds.py`; how
+often other renderings fail: docs/guards.md.
 """
 
 from collections.abc import Callable
@@ -33,10 +34,22 @@ def _pocket(backend: str) -> Callable[[Path], zhiyin.Model]:
     return make
 
 
+def _pocket_of_fixed_sizes(folder: Path) -> zhiyin.Model:
+    """Graphs for 5, 10 and 15 s and nothing else; shorter windows are padded."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    from zhiyin.deploy import export
+
+    checkpoint = Path(zhiyin.load(backend="eager").loaded.source)
+    options = export.Options(precision="int8", buckets_s=(5.0, 10.0, 15.0))
+    return zhiyin.load(str(export.export(checkpoint, folder, options).folder), threads=1)
+
+
 # Name -> how to load it, and whether its probabilities say when it guesses (`min_confidence`).
 MODELS: dict[str, tuple[Callable[[Path], zhiyin.Model], bool]] = {
     "onnx": (_pocket("onnx"), True),
     "eager": (_pocket("eager"), True),
+    "static": (_pocket_of_fixed_sizes, True),
     "hf": (_tiny_hub_model, False),
 }
 

@@ -59,6 +59,11 @@ def test_recordings_are_understood_as_on_the_cpu(model: Any, on_cpu: zhiyin.Mode
     assert got.backend == "om" and got.device == "npu:0 (auto: best of npu:0, npu:1; Ascend310P3, fp32)"
 
 
+def test_sounds_give_no_words(model: Any) -> None:
+    said = {name: model.understand(samples_T, "asr").text for name, samples_T in sounds.sounds()}
+    assert {name: text for name, text in said.items() if text} == {}
+
+
 def test_requests_in_plain_language(model: Any, on_cpu: zhiyin.Model, repository: Path) -> None:
     path = repository / "samples" / "words-1.flac"
     asked = "Write down what is said."
