@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 import zhiyin
+from tests import sounds
 from tests.npu_sim import om
 from zhiyin.deploy import export
 from zhiyin.runtime.ascend_acl import DeviceLost
