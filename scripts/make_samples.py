@@ -53,7 +53,7 @@ SAMPLES = (
     sample("digits-4", "eight four one", "male", "flite rms"),
     sample("words-1", "project open file", "female", "flite slt"),
     sample("words-2", "close file signal", "male", "flite awb"),
-    sample("words-3", "北京语音识别", "female", "espeak-ng cmn+Alicia"),
+    sample("words-3", "北京语音识别", "female", "espeak-ng cmn+linda"),
     sample("words-4", "上海数字背景", "male", "espeak-ng cmn+m3"),
 )
 

@@ -175,7 +175,12 @@ def test_a_microphone(run_listen, speech: np.ndarray, monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_finishes_with_the_last_final(speech: np.ndarray) -> None:
-    command_line = [sys.executable, "-m", "zhiyin", "listen", "--format", "json"]
+    # a background shell starts its children with the signal ignored
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from zhiyin.cli import main; main(['listen', '--format', 'json'])"
+    )
+    command_line = [sys.executable, "-c", code]
     process = subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin and process.stdout and process.stderr
     process.stdin.write(raw(speech[:28_000]))  # still speaking

@@ -151,7 +151,7 @@ def test_ctrl_c_shows_what_is_done(long: Path, capsys: pytest.CaptureFixture[str
     assert outcome.code == cli_understand.INTERRUPTED
     assert outcome.out == " ".join(["41729"] * 15) + "\n", "the last of 16 windows might still have changed"
     first, last = outcome.err.splitlines()
-    assert first.startswith(f"zhiyin: {long}: interrupted; understood until 43.")
+    assert first.startswith(f"zhiyin: {long}: interrupted; understood until 4")
     assert last == "zhiyin: interrupted; 0 of 1 recordings are done"
 
 

@@ -234,7 +234,7 @@ def test_a_bundle_on_the_hub(hub: Hub, repository: Path) -> None:
     folder = store.pull("me/pocket")
     assert {path.name for path in folder.iterdir()} == set(hub.files) | {store.MANIFEST}
     [entry] = store.entries()
-    assert (entry.family, entry.tasks, entry.complete) == ("zhiyin", ("asr", "srwt", "ved"), True)
+    assert (entry.family, entry.tasks, entry.complete) == ("zhiyin", ("asr", "srwt", "ved", "sgc"), True)
 
 
 def test_shards_are_taken_once(hub: Hub) -> None:
@@ -386,7 +386,7 @@ def test_entries_know_folders_that_were_not_pulled(place: Path, repository: Path
     (place / "theirs" / "config.json").write_text('{"model_type": "granite_speech_plus"}')
     junk, mine, theirs = store.entries()
     assert (junk.complete, junk.fault) == (False, "no model that zhiyin knows")
-    assert (mine.family, mine.tasks, mine.complete) == ("zhiyin", ("asr", "srwt", "ved"), True)
+    assert (mine.family, mine.tasks, mine.complete) == ("zhiyin", ("asr", "srwt", "ved", "sgc"), True)
     assert mine.size_bytes == sum(path.stat().st_size for path in (place / "mine").iterdir())
     assert (theirs.family, theirs.tasks) == ("granite-speech-plus", ("asr", "srwt"))
     assert store.find("mine") == place / "mine"
