@@ -10,7 +10,7 @@ from zhiyin.result import Segment, Turn, Word
 from zhiyin.text import phonetics
 from zhiyin.text.hotword_list import read
 from zhiyin.text.hotword_search import common, en_score, index, zh_score
-from zhiyin.text.hotwords import correct, correct_segment, likely, move_times
+from zhiyin.text.hotwords import correct, correct_segment, move_times
 
 NAMES = [
     "知音",
@@ -249,13 +249,6 @@ def test_a_segment_is_corrected_with_its_words_and_turns() -> None:
     assert correct_segment(segment, read([])) == (segment, ())
     foreign = Segment(0.0, 1.0, "cubernetes", language="de")
     assert correct_segment(foreign, WORDS) == (foreign, ())
-
-
-def test_likely_words_for_a_prompt() -> None:
-    many = read([*NAMES, *(f"Zzyx{number}" for number in range(500))])
-    assert likely("we use cooper netties and alexa", many) == ("Alexa", "Kubernetes")
-    assert likely("请打开之音", many, limit=1) == ("知音",)
-    assert likely("nothing of it", many) == ()
 
 
 def test_among_a_hundred_thousand_hotwords_the_right_one_is_found() -> None:

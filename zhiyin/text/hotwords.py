@@ -16,7 +16,6 @@ from zhiyin.text.hotword_list import HotwordList, Rule
 from zhiyin.text.hotword_search import ONLY_COMMON, THRESHOLD, Found, Index, index
 
 MAX_IN_PROMPT = 50
-_LIKELY = 0.7  # of sounds alike, to be worth mentioning to a model
 _MOST_PASSES = 5
 
 
@@ -140,21 +139,6 @@ def move_times(timed: Sequence[Word], text: str, done: Corrected) -> tuple[Word,
             i += 1
         moved += _replaced(timed[first:i], places[first:i], change, text)
     return (*moved, *timed[i:])
-
-
-def likely(
-    text: str, words: HotwordList, *, language: str | None = None, limit: int = MAX_IN_PROMPT
-) -> tuple[str, ...]:
-    """Hotwords worth naming in a prompt, given a first rough transcript: those it holds or that sound like parts of it.
-
-    At most `limit`, the likeliest first; more of them harm a prompt. Common words are no obstacle here, since nothing
-    is replaced.
-    """
-    best = {word.text: (2.0, word.weight, -order) for order, word in enumerate(words.words) if word.text in text}
-    for found in index(words).near(text, language=language, threshold=_LIKELY, careful=False):
-        rank = (found.score, found.word.weight, -found.order)
-        best[found.word.text] = max(best.get(found.word.text, rank), rank)
-    return tuple(sorted(best, key=lambda name: best[name], reverse=True)[:limit])
 
 
 def _replaced(touched: Sequence[Word], places: Sequence[tuple[int, int]], change: Change, text: str) -> Iterator[Word]:
