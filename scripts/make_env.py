@@ -1,7 +1,7 @@
 """Make or complete the project's virtual environment: `python3 scripts/make_env.py .venv base|test`.
 
-`base` is what running needs (no torch); `test` adds the extras train, export, hf and eval, and the group dev. Standard
-library only: this runs before anything is installed.
+`base` is what running needs (no torch); `test` adds the extras train, export, hf, eval, serve and postgres, the group
+dev, and beside the environment the wheel of torch_npu. Standard library only: this runs before anything is installed.
 
 torch: a build that is already in the environment stays. Else pip chooses, unless that would bring gigabytes of CUDA to
 a machine without such a device: then uv fetches the CPU build (it knows where PyTorch keeps it).
@@ -89,8 +89,22 @@ def install_test(python: Path) -> None:
     """What the tests need on top: torch, the extras, the dev group (`--group` came with pip 25.1)."""
     run(python, "-m", "pip", "install", "-q", "--upgrade", "-c", "constraints.txt", "pip>=25.1")
     install_torch(python)
-    extras = ".[train,export,hf,eval]"
+    extras = ".[train,export,hf,eval,serve,postgres]"
     run(python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", extras, "--group", "dev")
+
+
+def install_torch_npu(python: Path, folder: Path) -> None:
+    """The wheel of torch_npu for this torch beside the environment, for tests over a stand-in of CANN.
+
+    Never inside: there it would break `import torch` on every machine without CANN.
+    """
+    asked = subprocess.run([python, "-c", "import torch; print(torch.__version__)"], stdout=subprocess.PIPE, text=True)
+    version = asked.stdout.strip().partition("+")[0]
+    if sys.platform != "linux" or (folder / f"torch_npu-{version}.dist-info").is_dir():
+        return
+    wheel = ("--no-deps", "--target", folder, "--upgrade", f"torch-npu=={version}")
+    if attempt(python, "-m", "pip", "install", "-q", *wheel):
+        print(f"make_env: no torch-npu for torch {version} can be had here; its tests will be skipped", flush=True)
 
 
 def main(arguments: list[str]) -> None:
@@ -109,6 +123,7 @@ def main(arguments: list[str]) -> None:
         install_base(python)
     else:
         install_test(python)
+        install_torch_npu(python, folder / "torch-npu")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The torch path on an `npu`: what `device_checks.py` and the tests that run a model say on a simulated device.
+"""The torch path on an `npu`: what `device_checks.py` and the tests that run a model say, on two stand-ins.
 
-They run in a process of their own, for a device that is registered once stays. Where the simulation cannot be built
-(no compiler) or a real torch_npu is installed they are skipped, and say so. The first run compiles for about half a
-minute; what is compiled stays in pytest's cache.
+`simulated` is a strict device of our own, `wheel` the real torch_npu over a stand-in of CANN: `make test` puts its
+wheel beside the environment, never into it. They run in processes of their own, for a device that is registered once
+stays. Where one cannot be built (no compiler, no wheel) or a real CANN is installed it is skipped, and says so. The
+first run compiles for about half a minute each; what is compiled stays in pytest's cache.
 """
 
 import importlib.util
@@ -19,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "npu_sim" / "torch_device"
 CHECKS = FOLDER / "device_checks.py"
+WHEEL = Path(os.environ.get("TORCH_NPU_WHEEL") or Path(sys.prefix) / "torch-npu")  # where scripts/make_env.py puts it
 ALSO = (
     "tests/model/test_decoder.py",
     "tests/model/test_encoder.py",
@@ -29,6 +31,9 @@ ALSO = (
     "tests/train/test_loop.py",
 )
 MISSING = "no reference material"  # what the fixture `shared` says
+ONLY_SIMULATED = "needs the simulated npu device"  # what counts transfers, or asks for another chip
+# torch_npu tells once a process that it makes no tensors of private formats; they are switched off, as is its default.
+FORMATS = "ignore:Cannot create tensor with internal format"
 DEVICE = "npu:0"
 
 _spec = importlib.util.spec_from_file_location("npusim", FOLDER / "simulated" / "npusim.py")
@@ -39,18 +44,32 @@ pytestmark = pytest.mark.slow
 Outcomes = dict[str, list[tuple[str, str]]]  # file and function -> what became of it, and why
 
 
-@pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """One run of everything on the simulated device."""
-    why = npusim.refusal()
+def refusal(harness: str) -> str:
+    """Why a harness cannot run here, or nothing."""
+    if harness == "wheel" and not (WHEEL / "torch_npu").is_dir():
+        return f"no wheel of torch_npu in {WHEEL}; `make test` puts it there where there is one for torch here"
+    return npusim.refusal()
+
+
+@pytest.fixture(scope="module", params=["simulated", "wheel"])
+def harness(request: pytest.FixtureRequest) -> str:
+    """Which stand-in."""
+    why = refusal(request.param)
     if why:
-        pytest.skip(f"no simulated npu device: {why}")
+        pytest.skip(f"no npu by the {request.param} harness: {why}")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def outcomes(harness: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """One run of everything on an `npu`."""
     report = tmp_path_factory.mktemp("npu") / "report.xml"
     environment = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
-    paths = [str(FOLDER / "simulated"), environment.get("PYTHONPATH", "")]
+    own = [str(FOLDER / harness), *([str(WHEEL)] if harness == "wheel" else [])]
+    paths = [*own, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["NPUSIM_BUILD"] = environment.get("NPUSIM_BUILD") or str(request.config.cache.mkdir("npusim"))
-    options = ["-q", "-p", "no:cacheprovider", "--device", DEVICE, f"--junit-xml={report}"]
+    options = ["-q", "-p", "no:cacheprovider", "-W", FORMATS, "--device", DEVICE, f"--junit-xml={report}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(CHECKS), *ALSO],
         cwd=ROOT,
@@ -60,7 +79,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         timeout=1800,
     )
     if not report.exists():
-        pytest.fail(f"nothing ran on the simulated device: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        pytest.fail(f"nothing ran on the {harness} npu: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     found: Outcomes = defaultdict(list)
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').split('.')[-1]}.{case.get('name', '').split('[')[0]}"
@@ -70,14 +89,16 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", CHECKS.read_text(encoding="utf-8"), re.MULTILINE))
-def test_on_a_simulated_npu_device(outcomes: Outcomes, name: str) -> None:
+def test_on_an_npu(outcomes: Outcomes, harness: str, name: str) -> None:
     assert outcomes[f"device_checks.{name}"], "it did not run"
     for state, text in outcomes[f"device_checks.{name}"]:
+        if harness == "wheel" and ONLY_SIMULATED in text:
+            pytest.skip(ONLY_SIMULATED)
         assert state == "passed", text
 
 
 @pytest.mark.parametrize("file", ALSO)
-def test_the_suite_runs_on_a_simulated_npu_device(outcomes: Outcomes, file: str) -> None:
+def test_the_suite_runs_on_an_npu(outcomes: Outcomes, file: str) -> None:
     module = Path(file).stem
     ran = {name: states for name, states in outcomes.items() if name.startswith(f"{module}.")}
     assert ran, "it did not run"

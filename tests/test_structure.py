@@ -29,7 +29,12 @@ TORCH_ROOMS = (
     "runtime/eager",
     "runtime/hf",
 )
+SERVE_ROOM = ("serve/",)
 NOT_IN_BASE = ("torch", "transformers", "onnx", "safetensors", "accelerate", "peft", "lhotse", "matplotlib")
+ONLY_FOR_SERVING = (
+    *("alembic", "anyio", "fastapi", "gradio", "prometheus_client", "pydantic", "python_multipart"),
+    *("sqlalchemy", "starlette", "uvicorn", "websockets"),
+)
 DEVICE_WORD_FILES = ("runtime/device.py", "deploy/")
 PRINT_FILES = ("cli.py",)
 MAX_FILE_LINES = 400
@@ -137,6 +142,8 @@ def test_torch_and_other_extras_stay_in_their_rooms() -> None:
     for path in sources():
         if not allowed(path, (*TORCH_ROOMS, "runtime/device")):
             wrong += [f"{path} imports {name}" for name in imported(path) if name.split(".")[0] in NOT_IN_BASE]
+        if not allowed(path, SERVE_ROOM):
+            wrong += [f"{path} imports {name}" for name in imported(path) if name.split(".")[0] in ONLY_FOR_SERVING]
     assert not wrong, f"the base install has none of these: {wrong}"
 
 
@@ -227,10 +234,10 @@ def test_every_module_can_be_imported() -> None:
 
 
 def test_the_base_install_is_enough_outside_the_torch_rooms() -> None:
-    names = [name for name, path in modules().items() if not allowed(path, TORCH_ROOMS)]
+    names = [name for name, path in modules().items() if not allowed(path, (*TORCH_ROOMS, *SERVE_ROOM))]
     code = (
         "import importlib, sys\n"
-        f"for extra in {NOT_IN_BASE!r}: sys.modules[extra] = None\n"
+        f"for extra in {(*NOT_IN_BASE, *ONLY_FOR_SERVING)!r}: sys.modules[extra] = None\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -272,7 +279,10 @@ def test_base_dependencies_are_what_the_code_imports(project: dict[str, Any]) ->
     """No dependency nobody imports, and no import the base install does not bring."""
     names = {re.split(r"[<>=;\[ ]", line)[0].replace("-", "_") for line in project["project"]["dependencies"]}
     used = {
-        name.split(".")[0] for path in sources() if not allowed(path, TORCH_ROOMS) for name in imported(path)
+        name.split(".")[0]
+        for path in sources()
+        if not allowed(path, (*TORCH_ROOMS, *SERVE_ROOM))
+        for name in imported(path)
     } - set(sys.stdlib_module_names)
     assert used - {"zhiyin", *NOT_IN_BASE} <= names, used - names
     assert names <= used | {"tomli"}, f"listed but imported nowhere: {names - used}"
