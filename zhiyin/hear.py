@@ -15,6 +15,7 @@ from zhiyin.errors import UserError
 from zhiyin.result import Segment
 from zhiyin.runtime.base import Encoded
 from zhiyin.runtime.bias import Bias, build, spellings
+from zhiyin.runtime.ctc_beam import beam_search
 from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
 from zhiyin.segments import make
@@ -175,6 +176,8 @@ def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked:
 def _draft(window: Window, encoded: Encoded, parsed: Parsed, flags: tuple[str, ...], model: Loaded) -> _Answer:
     """The transcript of the CTC head, with word times where they are asked, or nothing where it is not sure of it."""
     ids, confidence = ctc_greedy(encoded.ctc_TV)
+    if ids and model.bigram is not None and encoded.ctc_TV is not None:
+        ids = beam_search(encoded.ctc_TV, model.bigram)
     text = _text(ids, model)
     if text and not _believed(text, confidence, window, model):
         return _Answer(replace(parsed, text="", words=()), (*flags, UNCERTAIN), confidence)

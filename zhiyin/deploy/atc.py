@@ -23,6 +23,7 @@ from typing import Any
 
 from zhiyin.deploy import out
 from zhiyin.errors import UserError
+from zhiyin.model.files import BIGRAM
 from zhiyin.runtime import bundle
 from zhiyin.runtime.bundle import Graph, Target
 
@@ -285,7 +286,7 @@ def _collect(job: Job) -> Iterator[str]:
 
 def _seal(job: Job, folder: Path) -> None:
     """Put beside the compiled graphs what else the bundle holds, and write its record."""
-    for name in (bundle.EMBEDDINGS, bundle.MARKERS, bundle.TOKENIZER):
+    for name in (bundle.EMBEDDINGS, bundle.MARKERS, bundle.TOKENIZER, BIGRAM):
         if (job.source / name).is_file():
             shutil.copyfile(job.source / name, folder / name)
     bundle.seal(folder, bundle.read(job.source), job.target, [step.result for step in job.steps])

@@ -15,6 +15,7 @@ from zhiyin.deploy import export_native, export_trace, out
 from zhiyin.deploy.export_graphs import PRECISIONS, Weights
 from zhiyin.deploy.export_plan import COMPONENTS, OPSETS, Options, Source
 from zhiyin.errors import UserError
+from zhiyin.model.files import BIGRAM
 from zhiyin.runtime import bundle, hf_spec
 
 
@@ -55,6 +56,8 @@ def export(checkpoint: Path, out_folder: Path, options: Options | None = None) -
             differences[plan.file] = made.difference
             graphs += [made.graph] if made.graph else []
         shutil.copyfile(source.tokenizer, folder / bundle.TOKENIZER)
+        if (Path(checkpoint) / BIGRAM).is_file():
+            shutil.copyfile(Path(checkpoint) / BIGRAM, folder / BIGRAM)
         bundle.seal(folder, source.spec, bundle.Target("onnx") if graphs else None, graphs)
         size = sum(path.stat().st_size for path in folder.iterdir())
     return Exported(place, size, differences)

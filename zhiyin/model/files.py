@@ -18,6 +18,7 @@ from zhiyin.model.config import ModelConfig
 
 FORMAT = 1
 WEIGHTS, INDEX, CONFIG, TOKENIZER = "model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json"
+BIGRAM = "bigram.npz"  # of models whose transcript comes from a CTC head, where it was counted
 CONVERSION = "conversion.json"
 
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -170,4 +171,4 @@ def sync(path: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (WEIGHTS, INDEX, CONFIG, TOKENIZER, CONVERSION) or _SHARD.fullmatch(name) is not None
+    return name in (WEIGHTS, INDEX, CONFIG, TOKENIZER, BIGRAM, CONVERSION) or _SHARD.fullmatch(name) is not None

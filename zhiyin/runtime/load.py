@@ -11,12 +11,13 @@ from typing import TypeVar
 from tokenizers import Tokenizer
 
 from zhiyin.errors import UserError
-from zhiyin.model.files import CONFIG, is_checkpoint, listing
+from zhiyin.model.files import BIGRAM, CONFIG, is_checkpoint, listing
 from zhiyin.runtime import bundle, hf_spec, known, store
 from zhiyin.runtime.ascend import AscendBackend
-from zhiyin.runtime.base import Backend
+from zhiyin.runtime.base import Backend, ModelSpec
 from zhiyin.runtime.device import before_torch, choose, fall_back
 from zhiyin.runtime.onnx import OnnxBackend
+from zhiyin.text.bigram import Bigram
 
 BACKENDS = ("auto", "onnx", "om", "eager", "hf")
 POCKET = "pocket"
@@ -36,11 +37,12 @@ B = TypeVar("B", bound=Backend)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, its tokenizer, and the folder both came from."""
+    """A model ready to run, its tokenizer, the folder both came from, and what usually follows what, if that is known."""
 
     backend: Backend
     tokenizer: Tokenizer
     source: str
+    bigram: Bigram | None = None
 
 
 def load(
@@ -85,7 +87,8 @@ def load(
         running = AscendBackend(folder, device=device, allow_fallback=allow_fallback)
     else:
         running = _eager(folder, device, dtype, threads, allow_fallback)
-    return Loaded(running, _tokenizer(folder / bundle.TOKENIZER), str(folder))
+    tokenizer = _tokenizer(folder / bundle.TOKENIZER)
+    return Loaded(running, tokenizer, str(folder), _bigram(folder, running.spec, tokenizer))
 
 
 def is_to_pull(name: str) -> bool:
@@ -184,6 +187,18 @@ def _check_extra(folder: Path, what: str, modules: tuple[str, ...], extra: str, 
     if missing:
         needs = f"needs {' and '.join(missing)}: pip install 'zhiyin[{extra}]'{otherwise}"
         raise UserError(f"model {folder} {what} and {needs}")
+
+
+def _bigram(folder: Path, spec: ModelSpec, tokenizer: Tokenizer) -> Bigram | None:
+    path = folder / BIGRAM
+    if not spec.ctc_transcript or not path.is_file():
+        return None
+    found, wanted = Bigram.load(path), tokenizer.get_vocab_size()
+    if found.vocabulary != wanted:
+        raise UserError(
+            f"bigram {path}: of {found.vocabulary} tokens, the tokenizer has {wanted}; copy the model again"
+        )
+    return found
 
 
 def _tokenizer(path: Path) -> Tokenizer:
