@@ -35,7 +35,7 @@ def beam_search(logits_TV: Float32, bigram: Bigram) -> list[int]:
     scores_TV -= scores_TV.max(axis=1, keepdims=True, initial=-np.inf)
     scores_TV -= np.log(np.exp(scores_TV).sum(axis=1, keepdims=True))
     beam: dict[tuple[int, ...], _Score] = {(): (0.0, _NEVER)}
-    prior = {(): 0.0}
+    prior: dict[tuple[int, ...], float] = {(): 0.0}
     for scores_V in scores_TV:
         tokens = [token for token in np.flatnonzero(scores_V > math.log(LIKELY)).tolist() if token != BLANK]
         beam = _step(beam, scores_V, tokens)

@@ -37,7 +37,7 @@ B = TypeVar("B", bound=Backend)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, its tokenizer, the folder both came from, and what usually follows what, if that is known."""
+    """A model ready to run, its tokenizer, the folder both came from, and what follows what, where that is known."""
 
     backend: Backend
     tokenizer: Tokenizer
