@@ -50,7 +50,8 @@ def beam_search(logits_TV: Float32, bigram: Bigram) -> list[int]:
         last = prefix[-1] if prefix else END
         return _sum(*beam[prefix]) + prior[prefix] + WEIGHT * bigram.logprob(last, END)
 
-    return list(max(beam, key=whole))
+    best = sorted(beam, key=whole, reverse=True)
+    return list(best[0])
 
 
 def _step(

@@ -72,7 +72,8 @@ class Bigram:
 
     def save(self, path: Path) -> None:
         """Write it as a numpy archive."""
-        np.savez_compressed(path, **self._arrays)
+        starts, followers, counts = self._arrays.values()
+        np.savez_compressed(path, starts=starts, followers=followers, counts=counts)
 
     @property
     def vocabulary(self) -> int:
