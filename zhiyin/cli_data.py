@@ -1,4 +1,4 @@
-"""`zhiyin data`: manifests checked, counted, divided, converted and packed."""
+"""`zhiyin data`: manifests checked, counted, divided, converted, packed and made of synthetic speech."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FAULTS = 1  # exit code of a check that found something
 
 app = typer.Typer(
-    help="Manifests: check, stats, split, import, export, shard.", no_args_is_help=True, rich_markup_mode=None
+    help="Manifests: check, stats, split, import, export, shard, synth.", no_args_is_help=True, rich_markup_mode=None
 )
 
 _FILE = typer.Argument(metavar="FILE", help="A manifest (.jsonl).")
@@ -179,6 +179,53 @@ def shard(
     written = shards.write(manifest.read(file), out, per_shard=per_shard, seed=seed)
     size_mb = sum(one.size_bytes for one in written.shards) / 1e6
     typer.echo(f"{out}: {written.num_samples} samples in {len(written.shards)} shards, {size_mb:.1f} MB")
+
+
+@app.command()
+def synth(
+    grammar: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRAMMAR",
+            help="pocket, digits, commands, chinese, questions, phrases, styles, events; or a .toml file.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    hours: Annotated[float, typer.Option("--hours", metavar="H", help="How much: hours of sound.")] = 0.0,
+    records: Annotated[int, typer.Option("--records", metavar="N", help="Or recordings.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Another one, other recordings.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="J", min=1, help="Processes.")] = 1,
+    dev: Annotated[float, typer.Option("--dev", metavar="PERCENT", help="Of the recordings.")] = 5.0,
+    test: Annotated[float, typer.Option("--test", metavar="PERCENT", help="Of the recordings.")] = 5.0,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", metavar="FILE", help="A manifest of sounds to join with speech.", show_default=False),
+    ] = None,
+    shards: Annotated[bool, typer.Option("--shards", help="Pack each split into tars; no single files.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a folder that is not complete.")] = False,
+) -> None:
+    """Make labelled speech with espeak-ng and flite; voices and sentences of dev and test are in no training record."""
+    from time import monotonic
+
+    from zhiyin.cli_progress import Progress
+    from zhiyin.data import synth_run
+
+    plan = synth_run.Plan(grammar, records, hours, seed, dev, test, str(clips or ""))
+    begun_s = monotonic()
+    with Progress(0) as progress:
+        made = synth_run.run(
+            plan,
+            out,
+            jobs=jobs,
+            resume=resume,
+            shards=shards,
+            progress=lambda seconds: progress.say(f"{seconds / 3600:.2f} h made"),
+        )
+    for path, num_records, num_seconds in made.parts:
+        typer.echo(f"{path}: {num_records} records, {num_seconds / 3600:.2f} h")
+    if made.new_s:
+        rate = made.new_s / (monotonic() - begun_s)
+        typer.echo(f"{made.new_s / 3600:.2f} h made, {rate:.0f} times as fast as it plays, {jobs} processes", err=True)
 
 
 def _check_shards(place: str) -> int:
