@@ -126,6 +126,15 @@ option() {
     echo "$value"
 }
 
+# How often an option is given.
+count() {
+    local name=$1 word times=0
+    for word in "${@:2}"; do
+        if [[ $word == "$name" || $word == "$name"=* ]]; then times=$((times + 1)); fi
+    done
+    echo "$times"
+}
+
 # The device for the command's backend, or the first accelerator of any backend: OM, then torch, then onnxruntime.
 choose() {
     local backend=$1 name order=(om eager onnx)
@@ -219,7 +228,7 @@ if [[ -x $here/zhiyin ]]; then PATH=$here:$PATH; fi
 command -v zhiyin >/dev/null || refuse 'no zhiyin on PATH; install it, or set PATH to the bin folder of its environment'
 
 case $1 in
-understand | listen | info | verify | bench | eval | train) ;;
+understand | listen | info | verify | bench | eval | train | serve) ;;
 *) run zhiyin "$@" ;; # runs no model
 esac
 
@@ -232,6 +241,10 @@ for problem in "${problems[@]}"; do say "problem: $problem"; done
 
 asked=$(option --device "${@:2}")
 words=("$@")
+if [[ $1 == serve ]] && (($(count --device "${@:2}") > 1)); then
+    say 'devices: several, as the command says; NUMA: not bound, for they may hang on several nodes'
+    run zhiyin "${words[@]}"
+fi
 if [[ -n $asked && $asked != auto ]]; then
     device=$asked
     [[ $device == *:* || $device == cpu ]] || device=$device:0

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from zhiyin import cli_porting, cli_training
+from zhiyin import cli_porting, cli_serve, cli_training
 from zhiyin.cli_data import app as data
+from zhiyin.cli_history import history
 from zhiyin.cli_options import BACKEND, DEVICE, DTYPE, FALLBACK, HOTWORDS, ITN, LANGUAGE, MODEL_HELP, PCM, TASK, THREADS
 from zhiyin.cli_pack import pack
 from zhiyin.cli_score import score
@@ -191,3 +192,6 @@ app.command()(cli_training.init)
 app.command()(cli_training.convert)
 app.command("eval")(cli_training.evaluate)
 app.command()(score)
+app.command()(cli_serve.serve)
+app.add_typer(cli_serve.tokens, name="token")
+app.add_typer(history, name="history")

@@ -33,6 +33,8 @@ from zhiyin.tasks.families import Asked
 from zhiyin.tasks.parse import join_words
 from zhiyin.text.hotword_list import HotwordList
 
+Hear = Callable[[Sequence[Window], Asked, Loaded, Hints | None], list[Segment]]
+
 WINDOWS_PER_BATCH = 8  # enough to keep a device busy, few enough that results come early and memory stays small
 
 
@@ -54,6 +56,8 @@ def understand(
     sample_rate_hz: int | None = None,
     journal: str | os.PathLike[str] | None = None,
     on_segment: Callable[[Segment], None] | None = None,
+    on_audio: Callable[[float], None] | None = None,
+    hear: Hear | None = None,
 ) -> Result:
     """Everything asked of one recording.
 
@@ -68,16 +72,18 @@ def understand(
         journal: a file to keep in what was heard while a recording that is a file is worked on. Where it holds the
             beginning of the same recording, understood in the same way, the model goes on there. It stays afterwards.
         on_segment: called with each segment as soon as it is final.
+        on_audio: called with the seconds of a channel read so far, with each block; what it raises ends the work.
+        hear: what batches of windows are given to instead of `hear.hear`; a server collects those of many recordings.
 
     Raises:
         UserError: a task, instruction or option the model cannot serve, or a source that holds no audio.
         Interrupted: the person pressed Ctrl-C.
     """
     began_s = time.perf_counter()
-    job = _job(tasks, options, model)
+    job = _job(tasks, options, model, hear)
     recording = open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz)
     kept = None if journal is None else Journal(journal, _key(source, pcm, job))
-    tracks = _tracks(recording, options)
+    tracks = _tracks(recording, options, on_audio)
     found: list[Segment] = []
     notes = [] if kept is None or not kept.until_s else [f"an earlier run had heard the first {kept.until_s:.2f} s"]
     try:
@@ -109,8 +115,9 @@ def segments(
 
     Arguments and errors as for `understand`; what can be refused is refused at the call.
     """
-    job = _job(tasks, options, model)
-    return _segments(_tracks(open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz), options), job, None)
+    job = _job(tasks, options, model, None)
+    recording = open_recording(source, pcm=pcm, sample_rate_hz=sample_rate_hz)
+    return _segments(_tracks(recording, options, None), job, None)
 
 
 @dataclass(frozen=True)
@@ -122,13 +129,14 @@ class _Job:
     hotwords: HotwordList
     hints: Hints | None
     model: Loaded
+    hear: Hear
 
 
-def _job(tasks: str | Iterable[str] | None, options: Options, model: Loaded) -> _Job:
+def _job(tasks: str | Iterable[str] | None, options: Options, model: Loaded, given: Hear | None) -> _Job:
     hotwords = hotwords_of(options)
     asked = fit(request(tasks, replace(options, hotwords=hotwords)), model.backend.spec)
     is_spoken = bool(asked.instruction) or any(task.kind in SPOKEN for task in asked.tasks)
-    return _Job(asked, options, hotwords, hints(hotwords, model) if is_spoken else None, model)
+    return _Job(asked, options, hotwords, hints(hotwords, model) if is_spoken else None, model, given or hear)
 
 
 def _key(source: Source, pcm: PcmFormat | None, job: _Job) -> dict[str, object]:
@@ -143,19 +151,22 @@ def _key(source: Source, pcm: PcmFormat | None, job: _Job) -> dict[str, object]:
 class _Track:
     """A recording, or one channel of it, that knows afterwards how much audio it gave."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, on_audio: Callable[[float], None] | None) -> None:
         self.recording = recording
+        self._on_audio = on_audio
         self.duration_s = 0.0
 
     def blocks(self) -> Iterator[Float32]:
         """See `Recording.blocks`; what was good before a recording broke is kept."""
         for block_T in self.recording.blocks(keep_good=True):
             self.duration_s += len(block_T) / SAMPLE_RATE_HZ
+            if self._on_audio is not None:
+                self._on_audio(self.duration_s)
             yield block_T
 
 
-def _tracks(recording: Recording, options: Options) -> list[_Track]:
-    return [_Track(one) for one in (recording.split() if options.channels == SPLIT else [recording])]
+def _tracks(recording: Recording, options: Options, on_audio: Callable[[float], None] | None) -> list[_Track]:
+    return [_Track(one, on_audio) for one in (recording.split() if options.channels == SPLIT else [recording])]
 
 
 def _segments(tracks: Sequence[_Track], job: _Job, journal: Journal | None) -> Iterator[Segment]:
@@ -196,7 +207,7 @@ def _heard(windows: Iterator[Window], channel: int | None, job: _Job, journal: J
     while batch := list(islice(windows, WINDOWS_PER_BATCH)):
         found = [] if journal is None else journal.take(channel, batch)
         if not found:
-            found = hear(batch, job.asked, job.model, job.hints)
+            found = job.hear(batch, job.asked, job.model, job.hints)
             if journal is not None and len(batch) == WINDOWS_PER_BATCH:  # after a smaller one there is nothing to do
                 journal.add(channel, batch, found)
         yield from map(Heard, batch, found)
@@ -213,7 +224,7 @@ def _result(
         duration_s=rounded(max(track.duration_s for track in tracks)),
         tasks=tuple(task.id for task in asked.tasks) or tuple(ids),
         text=join_words(segment.text for segment in found),
-        labels=_vote(found),
+        labels=vote(found),
         answer=join_words(segment.answer for segment in found),
         translation=join_words(segment.translation for segment in found),
         segments=tuple(found),
@@ -232,7 +243,7 @@ def _result(
     )
 
 
-def _vote(found: Sequence[Segment]) -> dict[str, str]:
+def vote(found: Sequence[Segment]) -> dict[str, str]:
     """The label of the whole recording for each task: most seconds win, of equals the one heard first."""
     seconds: dict[str, dict[str, float]] = {}
     for segment in found:

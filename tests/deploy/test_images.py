@@ -1,8 +1,12 @@
 """The files of deploy/ as far as they can be checked without building: sources, users, tags, mounts, what runs."""
 
+import configparser
+import http.server
 import re
 import shlex
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,9 @@ import yaml
 
 from zhiyin.cli import app
 from zhiyin.deploy.doctor_ascend import MANAGERS
+from zhiyin.serve.settings import Settings
 
+DRAIN_S = Settings(data=Path()).drain_s
 IMAGES = ("Dockerfile.cpu", "Dockerfile.ascend")
 
 
@@ -62,13 +68,42 @@ def test_what_is_shipped(image: list[tuple[str, str]], repository: Path) -> None
     after = shipped[shipped.index(("USER", "10001:10001")) :]
     assert not of(after, "RUN") and not of(after, "COPY")
     (health,) = of(shipped, "HEALTHCHECK")
-    assert re.search(r"--interval=\w+ --timeout=\w+ .*CMD (zhiyin doctor --json|start.sh --dry-run info)\b", health)
+    assert re.search(r"--interval=\w+ --timeout=\w+ .*CMD python3 -c .*http://127\.0\.0\.1:7860/healthz", health)
+    assert of(shipped, "EXPOSE") == ["7860"] and of(shipped, "STOPSIGNAL") == ["SIGTERM"]
     assert of(shipped, "ENTRYPOINT") == ['["start.sh"]']
     (words,) = (yaml.safe_load(text) for text in of(shipped, "CMD"))
-    command = typer.main.get_command(app).commands[words[0]]
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= options
-    assert "ZHIYIN_HOME=/data" in of(shipped, "ENV")[0]
+    assert words[:3] == ["serve", "--host", "0.0.0.0"] and "--insecure" not in words  # a token is needed
+    assert {word for word in words if word.startswith("--")} <= options_of(words[0])
+    assert {"ZHIYIN_HOME=/data", "ZHIYIN_DATA=/data/service"} <= set(of(shipped, "ENV")[0].split())
+
+
+def options_of(command: str) -> set[str]:
+    """The options of a command of zhiyin."""
+    return {option for one in typer.main.get_command(app).commands[command].params for option in one.opts}
+
+
+def test_health_is_asked_of_the_service(image: list[tuple[str, str]]) -> None:
+    """The line is run: 0 where /healthz answers, 1 where nobody does or something else does."""
+    (health,) = of(final(image), "HEALTHCHECK")
+    line = health.partition("CMD ")[2].replace("python3", sys.executable)
+    answers = {"/healthz": 200}
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers.get(self.path, 404))
+            self.end_headers()
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = line.replace(":7860", f":{server.server_port}")
+        assert subprocess.run(["sh", "-c", here], capture_output=True).returncode == 0
+        answers["/healthz"] = 503
+        assert subprocess.run(["sh", "-c", here], capture_output=True).returncode == 1
+        server.shutdown()
+    assert subprocess.run(["sh", "-c", here], capture_output=True).returncode == 1
 
 
 def test_only_the_image_for_the_cpu_allows_it(repository: Path) -> None:
@@ -91,13 +126,24 @@ def test_shell_lines_are_shell(image: list[tuple[str, str]]) -> None:
 
 
 def test_containers_may_do_little(compose: dict[str, Any], repository: Path) -> None:
+    assert set(compose["services"]) == {"cpu", "ascend", "serve-cpu", "serve-ascend"}
     for name, service in compose["services"].items():
-        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["network_mode"] == "none"
-        assert service["security_opt"] == ["no-new-privileges:true"] and service["restart"] == "no"
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["tmpfs"] == ["/tmp"]
+        assert service["security_opt"] == ["no-new-privileges:true"] and service["profiles"] == [name]
+        if name.startswith("serve-"):
+            assert service["ports"] == ["${BIND:-127.0.0.1}:${PORT:-7860}:7860"] and "command" not in service
+            assert service["restart"] == "unless-stopped" and int(service["stop_grace_period"][:-1]) > DRAIN_S * 2
+        else:
+            assert service["network_mode"] == "none" and service["restart"] == "no" and "ports" not in service
+            words = service["command"]
+            assert {word for word in words if word.startswith("--")} <= options_of(words[0])
         assert "privileged" not in service and not service["image"].endswith("latest")
         build = service["build"]
         assert (repository / "deploy" / build["context"] / build["dockerfile"]).is_file()
-        assert f"ARG {'CANN_IMAGE' if name == 'ascend' else 'BASE'}" in (repository / build["dockerfile"]).read_text()
+        assert (
+            f"ARG {'CANN_IMAGE' if name.endswith('ascend') else 'BASE'}"
+            in (repository / build["dockerfile"]).read_text()
+        )
         for mount in service["volumes"]:
             assert mount.startswith("data:/data") or mount.endswith(":ro")
     assert set(compose["volumes"]) == {"data"}
@@ -105,9 +151,29 @@ def test_containers_may_do_little(compose: dict[str, Any], repository: Path) -> 
 
 def test_the_card_and_its_driver_are_handed_in(compose: dict[str, Any]) -> None:
     service = compose["services"]["ascend"]
+    assert service["devices"] == compose["services"]["serve-ascend"]["devices"]
+    assert service["volumes"] == compose["services"]["serve-ascend"]["volumes"]
     inside = {device.rpartition(":/")[2] for device in service["devices"] if "NPU" not in device}
     assert inside == {f"dev/{name}" for name in MANAGERS} and len(service["devices"]) == len(MANAGERS) + 1
     mounts = {mount.split(":")[-2] for mount in service["volumes"]}
     assert {"/usr/local/dcmi", "/usr/local/bin/npu-smi", "/etc/ascend_install.info"} < mounts
     assert {"/usr/local/Ascend/driver/lib64", "/usr/local/Ascend/driver/version.info"} < mounts
     assert service["cap_add"] == ["SYS_NICE"] and "devices" not in compose["services"]["cpu"]
+
+
+def test_the_unit(repository: Path) -> None:
+    """What systemd runs exists, may write to its state alone, and has time to drain."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(repository / "deploy" / "zhiyin.service")
+    service = unit["Service"]
+    program, command, *words = service["ExecStart"].split()
+    assert program.endswith("/start.sh") and {word for word in words if word.startswith("--")} <= options_of(command)
+    variables = dict(word.split("=") for word in service["Environment"].split())
+    assert variables["ZHIYIN_DATA"] == "/var/lib/zhiyin/service" and service["StateDirectory"] == "zhiyin"
+    assert service["User"] == "zhiyin" and service["UMask"] == "0077" and service["StateDirectoryMode"] == "0700"
+    assert int(service["TimeoutStopSec"]) > DRAIN_S * 2 and service["KillMode"] == "mixed"
+    assert service["Restart"] == "on-failure" and service["RestartPreventExitStatus"] == "2"
+    for name in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "RestrictNamespaces", "LockPersonality"):
+        assert service[name] == "yes"
+    assert service["ProtectSystem"] == "strict" and service["CapabilityBoundingSet"] == ""

@@ -125,6 +125,19 @@ def test_a_server_with_npus(server: Machine) -> None:
     assert "start.sh: problem: npu:1 (910B3, card 1): health Warning; mend: npu-smi info" in said
 
 
+def test_the_service_is_started_like_any_command(server: Machine) -> None:
+    """One device: chosen and bound. Several: each has its own node, so nothing is bound and nothing added."""
+    server.numactl()
+    one = server.start("serve", "--host", "0.0.0.0")
+    assert one.stdout.startswith("zhiyin serve --host 0.0.0.0 --device npu:0; OMP=2;")
+    assert server.calls("bound")[-2:] == ["numactl --cpunodebind=1", "numactl --membind=1"]
+    two = server.start("serve", "--device", "npu:0", "--device=npu:1")
+    assert two.stdout.startswith("zhiyin serve --device npu:0 --device=npu:1; OMP=;")
+    assert "devices: several, as the command says; NUMA: not bound" in two.stderr
+    token = server.start("token", "list")
+    assert token.stdout.startswith("zhiyin token list;") and "device" not in token.stderr
+
+
 def test_sourced_already_is_probed_once(server: Machine) -> None:
     done = server.start("understand", "x", ASCEND_HOME_PATH="/somewhere")
     assert done.returncode == 0 and server.calls("calls") == ["doctor"] and "sourcing" not in done.stderr

@@ -1,0 +1,282 @@
+"""Jobs: the queue of recordings, and how each goes from one state to the next. A job is a row of the history.
+
+Every change is one transaction, and says in its condition which states it may follow: two that contradict each other
+cannot both happen, whoever makes them. Safe for threads and processes.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+
+from zhiyin.result import Result
+from zhiyin.serve import search
+from zhiyin.serve.database import reading, writing
+from zhiyin.serve.job import (
+    APART,
+    BRIEF,
+    MODES,
+    OPEN,
+    Job,
+    Mode,
+    Wish,
+    is_id,
+    job_of,
+    new_id,
+    now,
+    whole,
+)
+from zhiyin.serve.schema import JOB_TEXTS, JOBS
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a user brought since some time."""
+
+    bytes: int
+    audio_s: float
+
+
+class Jobs:
+    """The jobs of an installation."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take them from an engine of `database.open`."""
+        self._engine = engine
+
+    def add(
+        self,
+        *,
+        user: str,
+        mode: Mode,
+        file_name: str,
+        audio: str,
+        sha256: str,
+        bytes: int,
+        wish: Wish,
+        duration_s: float = 0.0,
+        batch: str = "",
+        id: str | None = None,
+    ) -> Job:
+        """Accept a recording: it is queued, and outlives the process from now on.
+
+        Raises:
+            Unavailable: the database cannot take it; nothing was kept.
+        """
+        record = _record(user, mode, file_name, audio, sha256, bytes, wish, duration_s, batch, id)
+        with writing(self._engine) as connection:
+            _insert(connection, record, wish)
+            return _job(connection, record["id"])
+
+    def add_done(
+        self,
+        *,
+        user: str,
+        mode: Mode,
+        file_name: str,
+        wish: Wish,
+        result: Result,
+        model_hash: str = "",
+        audio: str = "",
+        sha256: str = "",
+        bytes: int = 0,
+        batch: str = "",
+        id: str | None = None,
+        started_at: datetime | None = None,
+    ) -> Job:
+        """Keep what was understood without a queue, e.g. of a live session that has ended."""
+        record = _record(user, mode, file_name, audio, sha256, bytes, wish, result.duration_s, batch, id)
+        with writing(self._engine) as connection:
+            _insert(connection, {**record, "state": "running", "attempts": 1, "started_at": started_at or now()}, wish)
+            _finish(connection, record["id"], result, model_hash)
+            return _job(connection, record["id"])
+
+    def get(self, id: str, user: str | None) -> Job | None:
+        """A job with everything; of another user than `user` none, with None of any."""
+        if not is_id(id):
+            return None
+        query = whole().where(JOBS.c.id == id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query if user is None else query.where(JOBS.c.user == user)).one_or_none()
+        return job_of(row) if row else None
+
+    def claim(self, id: str) -> Job | None:
+        """Begin a queued job; None when it is queued no more."""
+        values = {"state": "running", "attempts": JOBS.c.attempts + 1, "started_at": now(), "error": ""}
+        with writing(self._engine, lasting=False) as connection:
+            return _job(connection, id) if _turn(connection, id, ("queued",), values) else None
+
+    def progress(self, id: str, until_s: float, duration_s: float | None = None) -> None:
+        """Say how far a running job is."""
+        values = {"progress_s": until_s} | ({} if duration_s is None else {"duration_s": duration_s})
+        with writing(self._engine, lasting=False) as connection:
+            _turn(connection, id, ("running",), values)
+
+    def finish(self, id: str, result: Result, model_hash: str) -> bool:
+        """Keep what a running job found; False, and nothing is kept, when it runs no more (it was cancelled)."""
+        with writing(self._engine) as connection:
+            return _finish(connection, id, result, model_hash)
+
+    def fail(self, id: str, error: str) -> bool:
+        """End an open job with the reason; False when it is open no more."""
+        values = {"state": "failed", "finished_at": now(), "error": " ".join(error.split())}
+        with writing(self._engine) as connection:
+            return _turn(connection, id, OPEN, values)
+
+    def cancel(self, id: str) -> bool:
+        """End an open job; False when it is open no more."""
+        with writing(self._engine) as connection:
+            return _turn(connection, id, OPEN, {"state": "cancelled", "finished_at": now()})
+
+    def requeue(self, id: str, *, attempt: bool = True) -> bool:
+        """Put a running job back into the queue, at its old place; False when it runs no more.
+
+        Args:
+            id: of the job.
+            attempt: whether the attempt counts; not when it was given up for no fault of the job's.
+        """
+        attempts = {} if attempt else {"attempts": JOBS.c.attempts - 1}
+        with writing(self._engine, lasting=False) as connection:
+            return _turn(connection, id, ("running",), {"state": "queued", **attempts})
+
+    def retry(self, id: str) -> bool:
+        """Put a job that failed or was cancelled into the queue again, as if it were new; False for others."""
+        fresh = {"state": "queued", "attempts": 0, "progress_s": 0.0, "error": "", "finished_at": None}
+        with writing(self._engine) as connection:
+            return _turn(connection, id, ("failed", "cancelled"), fresh)
+
+    def forget_audio(self, id: str) -> None:
+        """Note that the recording of a job is kept no more; call it after the file is gone."""
+        with writing(self._engine) as connection:
+            connection.execute(update(JOBS).where(JOBS.c.id == id).values(audio=""))
+
+    def unfinished(self) -> list[Job]:
+        """Queued and running jobs, oldest first."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(whole(BRIEF).where(JOBS.c.state.in_(OPEN)).order_by(JOBS.c.number))
+            return [job_of(row) for row in rows]
+
+    def waiting(self, user: str | None = None) -> int:
+        """How many jobs are queued or running, of all users or of one."""
+        query = select(func.count()).select_from(JOBS).where(JOBS.c.state.in_(OPEN))
+        with reading(self._engine) as connection:
+            return connection.execute(query if user is None else query.where(JOBS.c.user == user)).scalar_one()
+
+    def recent(self, user: str | None, *, states: Collection[str] = (), batch: str = "", limit: int = 100) -> list[Job]:
+        """The newest jobs, without segments and results; what was deleted is left out."""
+        query = whole(BRIEF).where(JOBS.c.deleted_at.is_(None))
+        query = query if user is None else query.where(JOBS.c.user == user)
+        query = query.where(JOBS.c.state.in_(states)) if states else query
+        query = query.where(JOBS.c.batch == batch) if batch else query
+        with reading(self._engine) as connection:
+            return [job_of(row) for row in connection.execute(query.order_by(JOBS.c.number.desc()).limit(limit))]
+
+    def usage(self, user: str, since: datetime) -> Usage:
+        """What a user brought since then, deleted or not."""
+        sums = select(func.coalesce(func.sum(JOBS.c.bytes), 0), func.coalesce(func.sum(JOBS.c.duration_s), 0.0))
+        with reading(self._engine) as connection:
+            row = connection.execute(sums.where(JOBS.c.user == user, JOBS.c.created_at >= since)).one()
+        return Usage(int(row[0]), float(row[1]))
+
+
+def _record(
+    user: str,
+    mode: Mode,
+    file_name: str,
+    audio: str,
+    sha256: str,
+    num_bytes: int,
+    wish: Wish,
+    duration_s: float,
+    batch: str,
+    id: str | None,
+) -> dict[str, Any]:
+    """The row of a new job."""
+    if mode not in MODES or not (id is None or is_id(id)):
+        raise ValueError(f"mode {mode!r}, id {id!r}")
+    empty = dict.fromkeys(("model", "model_hash", "backend", "device", "precision", "error"), "")
+    return {
+        **empty,
+        "id": id or new_id(),
+        "created_at": now(),
+        "user": user,
+        "mode": mode,
+        "batch": batch,
+        "file_name": file_name,
+        "sha256": sha256,
+        "audio": audio,
+        "bytes": num_bytes,
+        "duration_s": duration_s,
+        "tasks": " ".join(wish.tasks),
+        "language": wish.language,
+        "itn": wish.itn,
+        "state": "queued",
+        "attempts": 0,
+        "progress_s": 0.0,
+        "labels": {},
+        "processing_s": 0.0,
+        "real_time_factor": 0.0,
+    }
+
+
+def _insert(connection: Connection, record: dict[str, Any], wish: Wish) -> None:
+    number = connection.execute(insert(JOBS).values(record).returning(JOBS.c.number)).scalar_one()
+    asked = {name: value for name, value in asdict(wish).items() if name not in APART}
+    texts = dict.fromkeys(("text", "written", "answer", "translation"), "")
+    rest = {"hotwords": list(wish.hotwords), "segments": [], "result": {}}
+    connection.execute(insert(JOB_TEXTS).values(number=number, wish=asked, **texts, **rest))
+    search.add(connection, number, [record["file_name"]])
+
+
+def _finish(connection: Connection, id: str, result: Result, model_hash: str) -> bool:
+    whole_result = result.to_dict()
+    segments = whole_result["segments"]
+    values = {
+        "state": "done",
+        "finished_at": now(),
+        "duration_s": result.duration_s,
+        "progress_s": result.duration_s,
+        "tasks": " ".join(result.tasks),
+        "model": result.model,
+        "model_hash": model_hash,
+        "backend": result.backend,
+        "device": result.device,
+        "precision": result.precision,
+        "labels": dict(result.labels),
+        "processing_s": result.processing_s,
+        "real_time_factor": result.processing_s / result.duration_s if result.duration_s else 0.0,
+        "error": "",
+    }
+    if not _turn(connection, id, ("running",), values):
+        return False
+    number, name, language = connection.execute(
+        select(JOBS.c.number, JOBS.c.file_name, JOBS.c.language).where(JOBS.c.id == id)
+    ).one()
+    if not language:
+        connection.execute(update(JOBS).where(JOBS.c.number == number).values(language=_heard(result)))
+    texts = {"text": result.text, "written": result.written, "answer": result.answer, "translation": result.translation}
+    rest = {"segments": segments, "result": {**whole_result, "segments": None}}
+    connection.execute(update(JOB_TEXTS).where(JOB_TEXTS.c.number == number).values(**texts, **rest))
+    search.change(connection, number, [name, *texts.values()])
+    return True
+
+
+def _heard(result: Result) -> str:
+    """The language that most of the time was spoken, where the model says it."""
+    seconds: dict[str, float] = {}
+    for one in result.segments:
+        seconds[one.language] = seconds.get(one.language, 0.0) + one.end_s - one.start_s
+    seconds.pop("", None)
+    return max(seconds, key=lambda code: seconds[code], default="")
+
+
+def _turn(connection: Connection, id: str, before: Collection[str], values: Mapping[str, Any]) -> bool:
+    """Change a job if it is in one of these states; whether it was."""
+    change = update(JOBS).where(JOBS.c.id == id, JOBS.c.state.in_(before)).values(**values)
+    return connection.execute(change).rowcount == 1
+
+
+def _job(connection: Connection, id: str) -> Job:
+    return job_of(connection.execute(whole().where(JOBS.c.id == id)).one())
