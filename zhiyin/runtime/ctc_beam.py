@@ -31,14 +31,17 @@ def beam_search(logits_TV: Float32, bigram: Bigram) -> list[int]:
         logits_TV: scores of a CTC head, not normalised; token 0 is the blank.
         bigram: of the same vocabulary.
     """
-    scores_TV = logits_TV.astype(np.float64)
-    scores_TV -= scores_TV.max(axis=1, keepdims=True, initial=-np.inf)
-    scores_TV -= np.log(np.exp(scores_TV).sum(axis=1, keepdims=True))
     beam: dict[tuple[int, ...], _Score] = {(): (0.0, _NEVER)}
     prior: dict[tuple[int, ...], float] = {(): 0.0}
-    for scores_V in scores_TV:
-        tokens = [token for token in np.flatnonzero(scores_V > math.log(LIKELY)).tolist() if token != BLANK]
-        beam = _step(beam, scores_V, tokens)
+    # Most frames are blank for certain: there every path ends with one, and which is best does not change.
+    is_blank_T = logits_TV[:, BLANK + 1 :].max(axis=1, initial=-np.inf) < logits_TV[:, BLANK] + math.log(LIKELY)
+    for logits_V, is_blank in zip(logits_TV, is_blank_T, strict=True):
+        if is_blank:
+            beam = {prefix: (_sum(*score), _NEVER) for prefix, score in beam.items()}
+            continue
+        scores_V = _log_softmax(logits_V)
+        likely = np.flatnonzero(scores_V > math.log(LIKELY)).tolist()
+        beam = _step(beam, scores_V, [token for token in likely if token != BLANK])
         for prefix in beam:
             if prefix not in prior:
                 last = prefix[-2] if len(prefix) > 1 else END
@@ -74,6 +77,11 @@ def _step(
             was_blank, was_token = found.get(longer, (_NEVER, _NEVER))
             found[longer] = was_blank, _sum(was_token, source + float(scores_V[token]))
     return found
+
+
+def _log_softmax(logits_V: Float32) -> np.ndarray:
+    scores_V = logits_V.astype(np.float64) - logits_V.max()
+    return scores_V - math.log(np.exp(scores_V).sum())
 
 
 def _sum(a: float, b: float) -> float:
