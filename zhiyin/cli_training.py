@@ -5,23 +5,39 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli_options import BACKEND, DEVICE, MODEL_HELP, THREADS
+from zhiyin.cli_options import BACKEND, DEVICE, FALLBACK, MODEL_HELP, THREADS
 
 
 def train(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.toml", help="Settings, e.g. configs/pocket.toml.")],
-    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: manifests and audio.")],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder; the same command resumes it.")],
-    start: Annotated[
-        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights.", show_default=False)
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="FILE[=WEIGHT]", help="A manifest or shards to train on; may be repeated."),
     ] = None,
+    dev: Annotated[
+        list[str] | None, typer.Option("--dev", metavar="FILE", help="One to look at; may be repeated.")
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option("--pack", metavar="DIR", help="The speech pack.", show_default=False)
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights; pocket: the packaged ones.")
+    ] = "",
     device: Annotated[str, DEVICE] = "auto",
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, help="On this machine; more than one: torchrun.")
+    ] = 1,
     threads: Annotated[int | None, THREADS] = None,
 ) -> None:
     """Train a stage (extra `train`); stop it at any time and give the same command again."""
     from zhiyin import cli_recipe
 
-    typer.echo(cli_recipe.train(stage, pack, run, start, device, threads))
+    given = cli_recipe.Given(stage, run, tuple(data or ()), tuple(dev or ()), pack, start, device, processes, threads)
+    code, checkpoint = cli_recipe.train(given)
+    if checkpoint is not None:
+        typer.echo(checkpoint)
+    raise typer.Exit(code)
 
 
 def evaluate(
@@ -36,11 +52,13 @@ def evaluate(
     device: Annotated[str, DEVICE] = "auto",
     backend: Annotated[str, BACKEND] = "auto",
     threads: Annotated[int | None, THREADS] = None,
+    allow_fallback: Annotated[bool, FALLBACK] = False,
 ) -> None:
     """Run a split through the main job and print its figures; resumes what was cut off."""
     from zhiyin import cli_recipe
 
-    typer.echo(cli_recipe.evaluate(pack, split, out, model, device, backend, threads, limit, ask), nl=False)
+    where = (model, device, backend, threads, allow_fallback)
+    typer.echo(cli_recipe.evaluate(pack, split, out, where, limit, ask), nl=False)
 
 
 def init(

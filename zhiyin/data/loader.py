@@ -6,18 +6,22 @@ Shapes: `B` batch, `M` mel bins, `F` frames.
 import queue
 import random
 import threading
-from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, cycle, islice
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from zhiyin.audio.features import Float32
+from zhiyin.data import balance
 from zhiyin.data.augment import AugmentConfig, augment
-from zhiyin.data.cache import FeatureCache
-from zhiyin.data.examples import TaskMix, make
+from zhiyin.data.cache import Features
+from zhiyin.data.examples import Example, TaskMix, make, text_only
 from zhiyin.data.manifest import Record
+from zhiyin.errors import UserError
 from zhiyin.tasks import table
 from zhiyin.text.score import words
 
@@ -31,6 +35,8 @@ class LoaderConfig:
 
     Attributes:
         batch_s: most seconds of audio in a batch, padding counted.
+        quadratic_s: a recording of d seconds counts as d + d² / quadratic_s in that bound, as the work of attention
+            grows (lhotse's `quadratic_duration`); 0 counts seconds alone.
         pool: records drawn at a time and sorted by length before they are cut into batches.
         max_audio_s: longer recordings are left out.
         growth: pairs of a pool number and seconds: up to that pool only recordings up to so many seconds are drawn.
@@ -41,9 +47,17 @@ class LoaderConfig:
         min_word_count: a transcript with a word (in Chinese: a character) that the training transcripts hold fewer
             times than this is not learned; what else is known of the record is.
         speeds: playing speeds, one drawn per record.
+        variants: distorted waveforms of each record and speed that are kept beside the clean one.
+        task_balance: 0 hears tasks as often as the data has them, 1 the same hours of each (`balance`).
+        label_balance: the same for the labels of each task.
+        text_share: share of the batches that have no audio (`examples.text_only`); 1 for a stage without audio.
+        text_rows: rows of such a batch.
+        keep_features: compute features once and keep them; 16 MB per hour and speed. Else they are computed each time.
+        workers: threads that make batches.
     """
 
     batch_s: float = 160.0
+    quadratic_s: float = 0.0
     pool: int = 1024
     max_audio_s: float = 12.0
     growth: tuple[tuple[int, float], ...] = ()
@@ -51,22 +65,52 @@ class LoaderConfig:
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     min_word_count: int = 1
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    variants: int = 0
+    task_balance: float = 0.0
+    label_balance: float = 0.0
+    text_share: float = 0.0
+    text_rows: int = 64
+    keep_features: bool = True
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for source, weight in self.weights.items():
+            if not 0 <= weight < float("inf"):
+                raise UserError(f"loader: the weight of {source} is {weight}; 0 leaves it out, 0.5 draws half of it")
+        for name in ("task_balance", "label_balance", "text_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"loader: {name} is {getattr(self, name)}; it lies between 0 and 1")
+        for name in ("batch_s", "pool", "max_audio_s", "text_rows", "workers"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"loader: {name} is {getattr(self, name)}; it must be more than 0")
+        if self.quadratic_s < 0 or self.variants < 0:
+            raise UserError("loader: quadratic_s and variants cannot be below 0")
+        if not self.speeds or min(self.speeds) <= 0:
+            raise UserError(f"loader: speeds are {list(self.speeds)}; at least one is needed, all more than 0")
 
 
 @dataclass(frozen=True)
 class Batch:
     """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids.
 
-    Of the rows marked in `voice_only_B` the decoder hears the voice vector alone.
+    Of the rows marked in `voice_only_B` the decoder hears the voice vector alone. A batch without audio has no
+    features, and its frames are 0.
     """
 
-    mel_BMF: Float32
+    mel_BMF: Float32 | None
     frames_B: np.ndarray
     prompts: tuple[tuple[int, ...], ...]
     targets: tuple[tuple[int, ...], ...]
     transcripts: tuple[tuple[int, ...] | None, ...]
     ids: tuple[str, ...]
     voice_only_B: np.ndarray
+
+    def only(self, row: int) -> "Batch":
+        """The batch of one row."""
+        part = slice(row, row + 1)
+        mel = None if self.mel_BMF is None else self.mel_BMF[part]
+        said = self.prompts[part], self.targets[part], self.transcripts[part]
+        return Batch(mel, self.frames_B[part], *said, self.ids[part], self.voice_only_B[part])
 
 
 @dataclass(frozen=True)
@@ -77,13 +121,33 @@ class Place:
     batch: int = 0
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A record as it was drawn."""
+
+    record: Record
+    speed: float
+    variant: int = 0
+
+    @property
+    def played_s(self) -> float:
+        """Seconds at its speed."""
+        return self.record.duration_s / self.speed
+
+
+Group = list[Drawn] | int  # what becomes a batch: recordings, or so many rows without audio
+
+
 class Loader:
-    """An endless, seeded stream of batches."""
+    """An endless, seeded stream of batches; of several processes each gets its part of every round."""
+
+    rank = 0
+    ranks = 1
 
     def __init__(
         self,
         records: Sequence[Record],
-        cache: FeatureCache,
+        features: Features | None,
         tokenizer: Tokenizer,
         labels: Mapping[str, tuple[str, ...]],
         config: LoaderConfig,
@@ -93,18 +157,47 @@ class Loader:
         eos_id: int,
         time_step_s: float,
         seed: int,
+        weights: Mapping[str, float] | None = None,
+        tasks: Sequence[str] = (),
     ):
+        """Prepare.
+
+        Args:
+            records: what can be drawn.
+            features: of them; None for a stage without audio.
+            tokenizer: of the model.
+            labels: the model's own label sets.
+            config: how batches are made.
+            mix: how records become requests.
+            augmentation: of features.
+            eos_id: token that ends a target.
+            time_step_s: resolution of word times.
+            seed: of all choices.
+            weights: record id -> weight of its source, where that is not 1.
+            tasks: what rows without audio ask for; by default what the records have.
+
+        Raises:
+            UserError: nothing can be drawn.
+        """
         fitting = [_restricted(r, config.only) for r in records if r.duration_s <= config.max_audio_s]
         self.records = [r for r in _without_rare_words(fitting, config.min_word_count) if r.tasks]
-        self.cache, self.tokenizer, self.labels = cache, tokenizer, labels
+        self.cache, self.tokenizer, self.labels = features, tokenizer, labels
         self.config, self.mix, self.augmentation = config, mix, augmentation
         self.eos_id, self.time_step_s, self.seed = eos_id, time_step_s, seed
         vocabulary = tokenizer.get_vocab()
         names = {f"<{label}>" for task in table.with_labels(table.TASKS, labels) for label in task.labels}
         self.label_ids = sorted(vocabulary[name] for name in names if name in vocabulary)
-        self.odds = [config.weights.get(_key(r, config.weights), 1.0) for r in self.records]
+        odds = [config.weights.get(_key(r, config.weights), 1.0) for r in self.records]
+        odds = [odd * (weights or {}).get(r.id, 1.0) for odd, r in zip(odds, self.records, strict=True)]
+        self.odds = balance.odds(self.records, odds, tasks=config.task_balance, labels=config.label_balance)
+        if self.records and config.text_share < 1 and not any(self.odds):
+            raise UserError("data: all weights are 0, so nothing can be drawn; give one source a weight above 0")
+        known = {task for record in self.records for task in record.tasks}
+        self.tasks = tuple(tasks) or tuple(task.id for task in table.TASKS if task.id in known)
+        self.texts = sorted({r.text for r in self.records if r.text}) if mix.transcript_share else []
+        self._cumulated: dict[float, list[float]] = {}
 
-    def batches(self, start: Place) -> Iterator[tuple[Batch, Place]]:
+    def batches(self, start: Place) -> Generator[tuple[Batch, Place], None, None]:
         """Batches from `start` on, each with the place after it, prepared one thread ahead."""
         ready: queue.Queue[tuple[Batch, Place] | BaseException] = queue.Queue(maxsize=4)
         stop = threading.Event()
@@ -134,61 +227,127 @@ class Loader:
             stop.set()
 
     def _stream(self, start: Place) -> Iterator[tuple[Batch, Place]]:
+        waiting: deque[tuple[Future[Batch], Place]] = deque()
+        with ThreadPoolExecutor(self.config.workers) as threads:
+            try:
+                for group, seed, after in self._plan(start):
+                    waiting.append((threads.submit(self._batch, group, seed), after))
+                    if len(waiting) > self.config.workers:
+                        made, place = waiting.popleft()
+                        yield made.result(), place
+            finally:
+                for made, _ in waiting:
+                    made.cancel()
+
+    def _plan(self, start: Place) -> Iterator[tuple[Group, str, Place]]:
+        """What becomes this process's batches from `start` on, the seed of each, and the place after its round."""
         pool = start.pool
         while True:
             groups = self._pool(pool)
-            for i in range(start.batch if pool == start.pool else 0, len(groups)):
-                after = Place(pool, i + 1) if i + 1 < len(groups) else Place(pool + 1, 0)
-                yield self._batch(groups[i], f"{self.seed}:{pool}:{i}"), after
+            used = start.batch if pool == start.pool else 0
+            first = -(-used // self.ranks) * self.ranks  # other numbers of processes have other rounds
+            for i in range(first, len(groups), self.ranks):
+                after = Place(pool, i + self.ranks) if i + self.ranks < len(groups) else Place(pool + 1, 0)
+                yield groups[i + self.rank], f"{self.seed}:{pool}:{i + self.rank}", after
             pool += 1
 
-    def _pool(self, number: int) -> list[list[tuple[Record, float]]]:
-        """Draw records and speeds, and group those of like length."""
+    def _pool(self, number: int) -> list[Group]:
+        """Draw records and speeds, group those of like length; a whole number of rounds, each with or without audio.
+
+        In a round all processes run the same modules, as weights that are divided among them demand.
+        """
         rng = random.Random(f"{self.seed}:{number}")
+        share = self.config.text_share
+        heard = [] if share == 1 else self._groups(number, rng)
+        rounds = max(1, len(heard) // self.ranks) if heard else 0
+        heard = list(islice(cycle(heard), rounds * self.ranks))
+        if not share:
+            return heard
+        silent = round(share / (1 - share) * rounds) if heard else self.config.pool // self.config.text_rows
+        kinds = [False] * rounds + [True] * max(1, silent)
+        rng.shuffle(kinds)
+        left = iter(heard)
+        return [self.config.text_rows if kind else next(left) for kind in kinds for _ in range(self.ranks)]
+
+    def _groups(self, number: int, rng: random.Random) -> list[Group]:
         limit_s = next((seconds for until, seconds in self.config.growth if number < until), self.config.max_audio_s)
-        odds = [odd if r.duration_s <= limit_s else 0.0 for r, odd in zip(self.records, self.odds, strict=True)]
-        drawn = [(r, rng.choice(self.config.speeds)) for r in rng.choices(self.records, odds, k=self.config.pool)]
-        drawn.sort(key=lambda item: item[0].duration_s / item[1])
-        groups: list[list[tuple[Record, float]]] = [[]]
-        for item in drawn:
-            longest = item[0].duration_s / item[1] + 2 * self.augmentation.pad_frames / FRAMES_PER_S
+        drawn = [
+            Drawn(r, rng.choice(self.config.speeds))
+            for r in rng.choices(self.records, cum_weights=self._odds(limit_s), k=self.config.pool)
+        ]
+        if self.config.variants:
+            drawn = [replace(one, variant=rng.randint(0, self.config.variants)) for one in drawn]
+        drawn.sort(key=lambda one: one.played_s)
+        groups: list[list[Drawn]] = [[]]
+        for one in drawn:
+            longest = one.played_s + 2 * self.augmentation.pad_frames / FRAMES_PER_S
+            longest += longest**2 / self.config.quadratic_s if self.config.quadratic_s else 0.0
             if groups[-1] and longest * (len(groups[-1]) + 1) > self.config.batch_s:
                 groups.append([])
-            groups[-1].append(item)
+            groups[-1].append(one)
         rng.shuffle(groups)
-        return groups
+        return list(groups)
 
-    def _batch(self, group: Sequence[tuple[Record, float]], seed: str) -> Batch:
+    def _odds(self, limit_s: float) -> list[float]:
+        """Odds of the records up to a length, summed up."""
+        if limit_s not in self._cumulated:
+            odds = [odd if r.duration_s <= limit_s else 0.0 for r, odd in zip(self.records, self.odds, strict=True)]
+            self._cumulated[limit_s] = list(accumulate(odds))
+            if not odds or self._cumulated[limit_s][-1] <= 0:
+                raise UserError(
+                    f"data: no record of up to {limit_s:g} s can be drawn; see loader.max_audio_s and growth"
+                )
+        return self._cumulated[limit_s]
+
+    def _batch(self, group: Group, seed: str) -> Batch:
         rng = random.Random(seed)
+        if isinstance(group, int):
+            return self._text_batch(group, rng)
+        assert self.cache is not None
         noise = np.random.default_rng(rng.randrange(2**32))
-        mels, prompts, targets, transcripts, voice_only = [], [], [], [], []
-        for record, speed in group:
-            clean = self.cache.get(record.id, speed).astype(np.float32)
-            mel, front = augment(clean, self.augmentation, noise, keep_voice=bool(_OF_THE_VOICE & set(record.tasks)))
-            example = make(
-                record,
-                self.mix,
-                self.labels,
-                rng,
-                shift_s=front / FRAMES_PER_S,
-                speed=speed,
-                time_step_s=self.time_step_s,
-            )
+        mels, examples = [], []
+        for one in group:
+            clean = self.cache.get(one.record.id, one.speed, one.variant).astype(np.float32)
+            keep_voice = bool(_OF_THE_VOICE & set(one.record.tasks))
+            mel, front = augment(clean, self.augmentation, noise, keep_voice=keep_voice)
             mels.append(mel.T)
-            voice_only.append(example.voice_only)
-            prompts.append(self._ids(example.prompt))
-            targets.append((*self._ids(example.target), self.eos_id))
-            transcripts.append(None if example.transcript is None else self._ids(example.transcript))
+            examples.append(
+                make(
+                    one.record,
+                    self.mix,
+                    self.labels,
+                    rng,
+                    shift_s=front / FRAMES_PER_S,
+                    speed=one.speed,
+                    time_step_s=self.time_step_s,
+                )
+            )
         frames = np.array([mel.shape[1] for mel in mels])
         padded = np.zeros((len(mels), mels[0].shape[0], frames.max()), np.float32)
         for i, mel in enumerate(mels):
             padded[i, :, : mel.shape[1]] = mel
-        ids = tuple(record.id for record, _ in group)
-        said = tuple(prompts), tuple(targets), tuple(transcripts)
-        return Batch(padded, frames, *said, ids, np.array(voice_only))
+        return self._said(examples, padded, frames, tuple(one.record.id for one in group))
+
+    def _text_batch(self, count: int, rng: random.Random) -> Batch:
+        examples = [text_only(self.tasks, self.texts, self.mix, rng) for _ in range(count)]
+        ids = tuple(example.prompt or example.target for example in examples)
+        return self._said(examples, None, np.zeros(count, np.int64), ids)
+
+    def _said(
+        self, examples: Sequence[Example], mel_BMF: Float32 | None, frames_B: np.ndarray, ids: tuple[str, ...]
+    ) -> Batch:
+        return Batch(
+            mel_BMF,
+            frames_B,
+            tuple(self._ids(example.prompt) for example in examples),
+            tuple((*self._ids(example.target), self.eos_id) for example in examples),
+            tuple(None if example.transcript is None else self._ids(example.transcript) for example in examples),
+            ids,
+            np.array([example.voice_only for example in examples]),
+        )
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids) if text else ()
 
 
 def _key(record: Record, table: Container[str]) -> str:

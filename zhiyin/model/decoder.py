@@ -170,6 +170,10 @@ class Layer(nn.Module):
         self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
         self.dropout = config.dropout
 
+    def forward(self, x_BND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Whole sequence, causal."""
+        return self.feed(x_BND + self.drop(self.self_attn(self.input_layernorm(x_BND), cos, sin)))
+
     def feed(self, x_BND: Tensor) -> Tensor:
         """Gated feed-forward with its residual."""
         y = self.post_attention_layernorm(x_BND)
@@ -206,8 +210,7 @@ class Decoder(nn.Module):
         cos, sin = rotary(positions, self.config.head_width, self.config.rope_theta)
         x = embeds_BND
         for layer in self.layers:
-            x = x + layer.drop(layer.self_attn(layer.input_layernorm(x), cos, sin))
-            x = layer.feed(x)
+            x = layer(x, cos, sin)
         return self.norm(x)
 
     def extend(

@@ -1,25 +1,37 @@
 """The training loop, top to bottom: batches in, a run folder out; kill it at any time and call it again.
 
-A run folder holds: `stage.json` (resolved settings), `tokenizer.json`, `state.pt` (model, optimizer, place; replaced
-atomically), `metrics.jsonl`, `curves.png`, and in the end `checkpoint/`.
+A run folder holds: `stage.json` (resolved settings), `run.json` (data, versions, revision of each start),
+`tokenizer.json`, `state.pt` (model, optimizer, place), `weights/` (the last ones), `best.pt`, `metrics.jsonl`,
+`curves.png`, and in the end `checkpoint/`. Every file is replaced at once or not at all.
 """
 
-import json
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
-from zhiyin.data.loader import Batch, Loader, Place
+from zhiyin.data.loader import FRAMES_PER_S, Batch, Loader, Place
 from zhiyin.errors import UserError
+from zhiyin.model import lora
+from zhiyin.model.decoder import Layer
+from zhiyin.model.encoder import Block
 from zhiyin.model.speech_lm import Row, SpeechLM
 from zhiyin.runtime.device import chip, has_bfloat16
-from zhiyin.train.curves import draw
+from zhiyin.train import quick, saving
+from zhiyin.train.log import Log
+from zhiyin.train.processes import Processes, full_state, load_optimizer
 from zhiyin.train.stages import OptimizerSection, Stage
 
 Evaluate = Callable[[SpeechLM], dict[str, float]]
@@ -37,10 +49,18 @@ class Losses:
 def losses(
     model: SpeechLM, batch: Batch, settings: OptimizerSection, device: str, weights_V: Tensor | None = None
 ) -> Losses:
-    """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts."""
-    mel = torch.from_numpy(batch.mel_BMF).to(device)
-    frames = torch.from_numpy(batch.frames_B).to(device)
+    """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts.
+
+    A batch without audio has the language-model loss alone.
+    """
+    rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
+    lm_loss = partial(model.loss, label_smoothing=settings.label_smoothing, weights_V=weights_V)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
+        if batch.mel_BMF is None:
+            lm, _ = lm_loss(model.assemble(None, rows))
+            return Losses(lm, lm.detach(), lm.new_zeros(()))
+        mel = torch.from_numpy(batch.mel_BMF).to(device)
+        frames = torch.from_numpy(batch.frames_B).to(device)
         if settings.ctc_weight == 1.0 and model.config.ctc:
             encoded, lengths = model.encoder(mel, frames)
             ctc = model.ctc_loss(encoded, lengths, batch.transcripts)
@@ -48,8 +68,7 @@ def losses(
         speech = model.listen(mel, frames)
         if batch.voice_only_B.any():
             speech = speech.voice_alone(torch.from_numpy(batch.voice_only_B).to(device))
-        rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
-        lm, _ = model.loss(model.assemble(speech, rows), label_smoothing=settings.label_smoothing, weights_V=weights_V)
+        lm, _ = lm_loss(model.assemble(speech, rows))
         if not model.config.ctc:
             return Losses(lm, lm.detach(), lm.new_zeros(()))
         ctc = model.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, batch.transcripts)
@@ -74,64 +93,159 @@ def train(
     device: str,
     evaluate: Evaluate | None = None,
     report: Callable[[str], None],
+    processes: Processes | None = None,
 ) -> SpeechLM:
     """Train until `stage.optimizer.steps`, resuming from `run/state.pt` when it exists.
 
+    Args:
+        model: what the run begins with; where the stage has [lora], its adapters are attached.
+        loader: its batches; of several processes each gets its own.
+        stage: settings.
+        run: folder of what is written.
+        device: of this process.
+        evaluate: dev figures of a model.
+        report: is given a line now and then, by the first process.
+        processes: this one and those beside it; by default it is alone.
+
     Returns:
-        The model with the weights of the last saved states averaged.
+        The model with the weights of the last saved states averaged; in processes other than the first, some model.
 
     Raises:
-        UserError: the stage wants bfloat16 of a chip without it; the state in `run` belongs to another model; the
-            loss is not finite (the record ids are named).
+        UserError: the stage wants bfloat16 of a chip without it; the state in `run` belongs to another model; a loss
+            is not finite (the record ids are named); a batch does not fit into the memory; the disk is full.
     """
-    settings = stage.optimizer
+    settings, team = stage.optimizer, processes or Processes(device)
     check_format(settings, device)
-    model.to(device).train()
+    model.train()
+    if team.count == 1 or not settings.sharded:  # else each process takes its part only
+        model.to(device)
     freeze(model, settings.train)
+    saved = saving.read(run)
+    if saved is not None:
+        saving.put(saved, model, run)
+    if settings.recompute:
+        recompute(model)
+    inside = team.wrap(model, sharded=settings.sharded)
+    groups = _groups(inside, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.peak_rate, betas=(0.9, 0.98), fused=True)
+    step, place = 0, Place()
+    if saved is not None:
+        load_optimizer(optimizer, saved.optimizer)
+        step, place = saved.step, saved.place
+    log = Log(run, report, tensorboard=stage.run.tensorboard, step=step) if team.is_first else None
     weights_V = _token_weights(model.config.decoder.vocab_size, loader.label_ids, settings.label_weight).to(device)
-    optimizer = torch.optim.AdamW(
-        _groups(model, settings.weight_decay), lr=settings.peak_rate, betas=(0.9, 0.98), fused=True
-    )
-    step, place = _resume(run / "state.pt", model, optimizer)
+    loader.rank, loader.ranks = team.rank, team.count
+    batches = loader.batches(place)
     started, seen_s = time.monotonic(), 0.0
-    for batch, after in loader.batches(place):
-        if step >= settings.steps:
-            break
-        torch.manual_seed(
-            stage.run.seed * 1_000_003 + step
-        )  # each step by itself, so that a resumed run is the same run
+    while step < settings.steps:
+        taken = list(islice(batches, settings.accumulate))
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, settings)
-        result = losses(model, batch, settings, device, weights_V)
-        if not torch.isfinite(result.total):
-            raise UserError(f"training step {step}: the loss is not finite; records: {' '.join(batch.ids[:8])}")
         optimizer.zero_grad(set_to_none=True)
-        result.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        parts, norm = _gradients(inside, [batch for batch, _ in taken], step, stage, device, weights_V, team)
         optimizer.step()
-        step, place, seen_s = step + 1, after, seen_s + float(batch.frames_B.sum()) / 100
+        step, place = step + 1, taken[-1][1]
+        seen_s += sum(float(batch.frames_B.sum()) for batch, _ in taken) / FRAMES_PER_S
         if step % stage.run.log_every == 0:
-            speed = seen_s / (time.monotonic() - started)
-            row = {
-                "step": step,
-                "loss": round(float(result.total.detach()), 4),
-                "lm_loss": round(float(result.lm), 4),
-                "ctc_loss": round(float(result.ctc), 4),
-                "norm": round(float(norm), 3),
-                "rate": rate_at(step, settings),
-                "audio_s_per_s": round(speed, 1),
-            }
-            _log(run, row)
-            report(" ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+            means = team.mean([*parts, seen_s * team.count / (time.monotonic() - started)])
+            if log is not None:
+                log.training(_row(step, means, norm, rate_at(step, settings)))
         if step % stage.run.save_every == 0 or step == settings.steps:
-            _save(run, model, optimizer, step, place, keep=stage.run.average_last)
+            saving.save(run, inside, optimizer, step, place, keep=stage.run.average_last, processes=team)
         if evaluate and (step % stage.run.evaluate_every == 0 or step == settings.steps):
-            figures = evaluate(model.eval())
-            freeze(model.train(), settings.train)
-            _log(run, {"step": step, "dev": figures})
-            draw(run / "metrics.jsonl", run / "curves.png")
-            report(f"step {step} dev " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
-    return average(model, sorted((run / "weights").glob("*.pt"))).eval()
+            figures = inside(lambda whole: evaluate(whole.eval()))
+            _set_modes(model.train(), settings.train)
+            if log is not None:
+                log.dev(step, figures)
+            if figures:
+                saving.keep_best(run, inside, step, quick.score(figures, stage.run.best_by), team)
+    batches.close()
+    return _finished(inside, model, stage, run, team, evaluate, log)
+
+
+def _gradients(
+    inside: nn.Module,
+    batches: Sequence[Batch],
+    step: int,
+    stage: Stage,
+    device: str,
+    weights_V: Tensor,
+    team: Processes,
+) -> tuple[list[Tensor], float]:
+    """Backward passes of a step, gradients clipped; the means of the losses, and the norm before clipping."""
+    settings = stage.optimizer
+    sums = [torch.zeros((), device=device) for _ in range(3)]
+    for number, batch in enumerate(batches):
+        # each batch has its own seed, so that a resumed run is the same run, and two processes are as one
+        place = (step * len(batches) + number) * team.count + team.rank
+        torch.manual_seed(stage.run.seed * 1_000_003 + place)
+        work = partial(_parts, batch=batch, settings=settings, device=device, weights_V=weights_V)
+        is_last = number + 1 == len(batches)
+        quiet = contextlib.nullcontext() if is_last else team.quiet(inside)
+        with quiet, _fitting(step, stage, device), _attention(settings, device):
+            parts = inside(work)
+            if not torch.isfinite(parts[0]):
+                raise _not_finite("loss", step, _culprits(inside, batch, work, settings))
+            (parts[0] / len(batches)).backward()
+        sums = [total + part.detach() / len(batches) for total, part in zip(sums, parts, strict=True)]
+    norm = nn.utils.clip_grad_norm_(inside.parameters(), settings.clip_norm)
+    norm_value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if not math.isfinite(norm_value):
+        raise _not_finite("gradient", step, [name for batch in batches for name in batch.ids])
+    return sums, norm_value
+
+
+def _attention(settings: OptimizerSection, device: str) -> AbstractContextManager[None]:
+    """Plain attention where torch's fused one takes half again as long: bfloat16 on CPUs (docs/training.md)."""
+    if settings.bf16 and torch.device(device).type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()
+
+
+def _parts(
+    model: SpeechLM, *, batch: Batch, settings: OptimizerSection, device: str, weights_V: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = losses(model, batch, settings, device, weights_V)
+    return found.total, found.lm, found.ctc
+
+
+def _row(step: int, means: Sequence[float], norm: float, rate: float) -> dict[str, float]:
+    loss, lm_loss, ctc_loss, speed = means
+    return {
+        "step": step,
+        "loss": round(loss, 4),
+        "lm_loss": round(lm_loss, 4),
+        "ctc_loss": round(ctc_loss, 4),
+        "norm": round(norm, 3),
+        "rate": rate,
+        "audio_s_per_s": round(speed, 1),
+    }
+
+
+def _finished(
+    inside: nn.Module,
+    model: SpeechLM,
+    stage: Stage,
+    run: Path,
+    team: Processes,
+    evaluate: Evaluate | None,
+    log: Log | None,
+) -> SpeechLM:
+    """The whole model, on one device, with the last weights averaged."""
+    if team.count > 1 and stage.optimizer.sharded:
+        state = full_state(inside)
+        if team.is_first:
+            model = SpeechLM(model.config)
+            if stage.lora is not None:
+                lora.attach(model, stage.lora)
+            model.load_state_dict(state)
+            model.to(team.device)
+    if log is not None:
+        saving.average(model, sorted((run / saving.WEIGHTS).glob("*.pt")))
+        if evaluate is not None:
+            log.dev(stage.optimizer.steps, evaluate(model.eval()), average=True)
+        log.close()
+    return model.eval()
 
 
 def check_format(settings: OptimizerSection, device: str) -> None:
@@ -146,37 +260,43 @@ def check_format(settings: OptimizerSection, device: str) -> None:
 
 
 def freeze(model: SpeechLM, train: Sequence[str]) -> None:
-    """Let only the parts named in `train` change (none named: all); the others run as in use, without dropout.
+    """Let only the parts named in `train` change, and adapters; the others run as in use, without dropout.
+
+    None named: all change, or, where there are adapters, only these.
 
     Raises:
         UserError: a name is no part of the model.
     """
-    if not train:
-        return
     names = [name for name, _ in model.named_parameters()]
     for part in train:
         if not any(_is_of(part, name) for name in names):
             known = " ".join(dict.fromkeys(name.split(".")[0] for name in names))
             raise UserError(f"optimizer: train names '{part}', which is no part of the model; its parts: {known}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(_is_of(part, name) for part in train))
+    if train or any(map(lora.is_adapter, names)):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(lora.is_adapter(name) or any(_is_of(part, name) for part in train))
+    _set_modes(model, train)
+
+
+def _set_modes(model: SpeechLM, train: Sequence[str]) -> None:
+    """Parts that stay as they are run as in use; `model` is in training mode."""
+    adapted = any(isinstance(module, lora.LoraLinear) for module in model.modules())
+    if not train and not adapted:
+        return
     for name, module in model.named_modules():
-        if not any(_is_of(part, name) or part.startswith(f"{name}.") or not name for part in train):
-            module.eval()
+        if not any(_is_of(part, name) or part.startswith(f"{name}.") or not name for part in train) and name:
+            module.train(isinstance(module, lora.LoraLinear))
 
 
 def _is_of(part: str, name: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def average(model: SpeechLM, files: Sequence[Path]) -> SpeechLM:
-    """Put the mean of several saved weights into `model`."""
-    total: dict[str, Tensor] = {}
-    for file in files:
-        for name, value in torch.load(file, weights_only=True, map_location="cpu").items():
-            total[name] = total[name] + value if name in total else value.clone()
-    model.load_state_dict({name: value / len(files) for name, value in total.items()})
-    return model
+def recompute(model: SpeechLM) -> None:
+    """Have every block keep only its input, and compute itself again for the gradient (Chen et al. 2016)."""
+    for module in model.modules():
+        if isinstance(module, Block | Layer):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _token_weights(vocabulary: int, label_ids: Sequence[int], label_weight: float) -> Tensor:
@@ -186,7 +306,7 @@ def _token_weights(vocabulary: int, label_ids: Sequence[int], label_weight: floa
     return weights
 
 
-def _groups(model: SpeechLM, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     # norms, biases and vectors are not decayed, as usual for AdamW
     changing = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in changing if p.ndim >= 2]
@@ -194,46 +314,39 @@ def _groups(model: SpeechLM, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def _resume(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> tuple[int, Place]:
-    if not path.exists():
-        return 0, Place()
-    state = torch.load(path, weights_only=True, map_location="cpu")
+def _culprits(
+    inside: nn.Module, batch: Batch, work: Callable[..., tuple[Tensor, ...]], settings: OptimizerSection
+) -> list[str]:
+    """Ids of the records that give no number by themselves; all of the batch where that cannot be told."""
+    model = getattr(inside, "module", inside).model
+    if settings.sharded:  # a forward pass of one process would wait for the others
+        return list(batch.ids)
+    with torch.no_grad():
+        alone = [partial(work, batch=batch.only(row))(model)[0] for row in range(len(batch.ids))]
+    return [name for name, loss in zip(batch.ids, alone, strict=True) if not torch.isfinite(loss)] or list(batch.ids)
+
+
+def _not_finite(what: str, step: int, ids: Sequence[str]) -> UserError:
+    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+    return UserError(
+        f"training step {step}: the {what} is not finite; records: {' '.join(ids[:8])}{more}; look at them with"
+        " zhiyin data check, or write a lower peak_rate"
+    )
+
+
+@contextlib.contextmanager
+def _fitting(step: int, stage: Stage, device: str) -> Iterator[None]:
+    """Say what to try where a batch does not fit into the memory."""
     try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise UserError(f"resuming {path}: it holds another model ({first}); use a new run folder") from error
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], Place(*state["place"])
-
-
-def _save(run: Path, model: SpeechLM, optimizer: torch.optim.Optimizer, step: int, place: Place, *, keep: int) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "place": (place.pool, place.batch),
-    }
-    _write(run / "state.pt", state)
-    weights = run / "weights"
-    weights.mkdir(exist_ok=True)
-    _write(weights / f"{step:07d}.pt", state["model"])
-    for old in sorted(weights.glob("*.pt"))[:-keep]:
-        old.unlink()
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".part")
-    torch.save(value, temporary)
-    temporary.replace(path)
-
-
-def _log(run: Path, row: dict[str, Any]) -> None:
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")
-
-
-def write_settings(run: Path, stage: Stage) -> None:
-    """Write the resolved settings beside the run, so that it can be told later what was trained."""
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "stage.json").write_text(json.dumps(asdict(stage), ensure_ascii=False, indent=1), encoding="utf-8")
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        line = str(error).splitlines()[0] if str(error) else "out of memory"
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "memory" not in line:
+            raise
+        loader, settings = stage.loader, stage.optimizer
+        smaller = f"batch_s = {loader.batch_s * 0.6:.0f} under [loader] (now {loader.batch_s:g})"
+        more = "" if settings.recompute else ", or recompute = true under [optimizer]"
+        raise UserError(
+            f"training step {step}: a batch does not fit into the memory of {device} ({line[:120]}); write"
+            f" {smaller}{more}, and give the same command again"
+        ) from error

@@ -1,19 +1,38 @@
 """Quick figures while training: CTC word errors and label accuracy, one forward pass per batch, no decoding loop."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from zhiyin.data.cache import FeatureCache
+from zhiyin.data.cache import Features
 from zhiyin.data.manifest import Record
-from zhiyin.model.speech_lm import Row, Speech, SpeechLM
+from zhiyin.errors import UserError
+from zhiyin.model.speech_lm import IGNORE, Row, Speech, SpeechLM
+from zhiyin.tasks import instructions, render, table
 from zhiyin.tasks.table import Task
 from zhiyin.text.score import edits, words
 
 CHUNK = 32
+REQUESTS = 400
+
+
+def score(figures: Mapping[str, float], best_by: str = "") -> float:
+    """One number that is higher for better weights: the figure named, or the mean of all of them; errors count as lost.
+
+    Raises:
+        UserError: no figure has that name.
+    """
+    good = {name: 1 - value if "wer" in name else value for name, value in figures.items()}
+    if best_by:
+        if best_by not in good:
+            raise UserError(f"run: best_by names '{best_by}'; the figures are {', '.join(good) or 'none'}")
+        return good[best_by]
+    kept = [value for name, value in good.items() if not name.startswith("ctc_wer_")]  # parts of ctc_wer
+    return sum(kept) / max(1, len(kept))
 
 
 class QuickEvaluation:
@@ -22,21 +41,31 @@ class QuickEvaluation:
     def __init__(
         self,
         records: Sequence[Record],
-        cache: FeatureCache,
+        cache: Features | None,
         tokenizer: Tokenizer,
         tasks: Sequence[Task],
         *,
+        asked: Sequence[Task] = (),
         device: str,
         bf16: bool,
     ):
+        """Prepare.
+
+        Args:
+            records: what is looked at.
+            cache: their features; None where there are no records.
+            tokenizer: of the model.
+            tasks: whose labels are compared.
+            asked: tasks of requests without audio, whose tags are compared.
+            device: where.
+            bf16: in which numbers.
+        """
         self.records = sorted(records, key=lambda r: r.duration_s)
         self.cache, self.tokenizer, self.device, self.bf16 = cache, tokenizer, device, bf16
-        # a label that is several tokens cannot be told from the first scores of a reply
-        vocabulary = tokenizer.get_vocab()
-        known = [task for task in tasks if all(f"<{label}>" in vocabulary for label in task.labels)]
-        self.tasks = [task for task in known if task.kind == "label"]
+        self.tasks = [task for task in tasks if task.kind == "label"]
+        self.requests = [Row(_ids(tokenizer, asking), (), _ids(tokenizer, tags)) for asking, tags in _requests(asked)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, model: SpeechLM) -> dict[str, float]:
         """Figures between 0 and 1: `ctc_wer` and `ctc_wer_<source>`, and the accuracy of each label task."""
         errors: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -53,9 +82,23 @@ class QuickEvaluation:
                 for task in self.tasks:
                     self._labels(model, speech, chunk, task, right)
         figures = {key: wrong / max(1, total) for key, (wrong, total) in errors.items()}
-        return figures | {task: sum(hits) / len(hits) for task, hits in right.items()}
+        figures |= {task: sum(hits) / len(hits) for task, hits in right.items()}
+        return figures | ({"intent": self._intent(model)} if self.requests else {})
+
+    def _intent(self, model: SpeechLM) -> float:
+        """Share of requests without audio whose tags are all the likeliest ones: what a greedy reply would be."""
+        right = 0
+        for start in range(0, len(self.requests), CHUNK):
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
+                rows = model.assemble(None, self.requests[start : start + CHUNK])
+                hidden = model.decoder(rows.embeds_BND)[:, :-1]
+                labels = rows.labels_BN[:, 1:]
+                best = model.decoder.logits(hidden).argmax(-1)
+            right += int(((best == labels) | (labels == IGNORE)).all(1).sum())
+        return right / len(self.requests)
 
     def _listen(self, model: SpeechLM, chunk: Sequence[Record]) -> Speech:
+        assert self.cache is not None
         mels = [self.cache.get(record.id).astype(np.float32) for record in chunk]
         frames = np.array([len(mel) for mel in mels])
         padded = np.zeros((len(mels), mels[0].shape[1], frames.max()), np.float32)
@@ -76,8 +119,6 @@ class QuickEvaluation:
     def _labels(
         self, model: SpeechLM, speech: Speech, chunk: Sequence[Record], task: Task, right: dict[str, list[bool]]
     ) -> None:
-        prompt = self.tokenizer.encode(task.tag, add_special_tokens=False).ids
-        choices = [self.tokenizer.token_to_id(f"<{label}>") for label in task.labels]
         keep = [i for i, record in enumerate(chunk) if task.id in record.labels]
         if not keep:
             return
@@ -87,9 +128,35 @@ class QuickEvaluation:
             speech.vectors_BSD[keep],
             speech.vector_counts_B[keep],
         )
-        rows = model.assemble(part, [Row(before=prompt)] * len(keep))
-        hidden = model.decoder(rows.embeds_BND)
-        last = hidden[torch.arange(len(keep)), torch.as_tensor(rows.lengths) - 1]
-        logits = model.decoder.logits(last)[:, choices]
-        for i, choice in zip(keep, logits.argmax(-1).tolist(), strict=True):
+        spelt = [_ids(self.tokenizer, f"<{label}>") for label in task.labels]
+        prompt = _ids(self.tokenizer, task.tag)
+        if all(len(ids) == 1 for ids in spelt):  # the first scores of a reply tell
+            rows = model.assemble(part, [Row(before=prompt)] * len(keep))
+            hidden = model.decoder(rows.embeds_BND)
+            last = hidden[torch.arange(len(keep)), torch.as_tensor(rows.lengths) - 1]
+            scores_BL = model.decoder.logits(last)[:, [ids[0] for ids in spelt]]
+        else:
+            scores_BL = torch.stack([_score(model, part, prompt, ids) for ids in spelt], 1)
+        for i, choice in zip(keep, scores_BL.argmax(-1).tolist(), strict=True):
             right[task.id].append(task.labels[choice] == chunk[i].labels[task.id])
+
+
+def _score(model: SpeechLM, speech: Speech, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
+    """Log-probability [B] of a reply."""
+    rows = model.assemble(speech, [Row(before=prompt, target=reply)] * len(speech.vector_counts_B))
+    labels_BN = rows.labels_BN[:, 1:]
+    log_BNV = model.decoder.logits(model.decoder(rows.embeds_BND)[:, :-1]).float().log_softmax(-1)
+    said = log_BNV.gather(-1, labels_BN.clamp(min=0)[:, :, None])[:, :, 0]
+    return (said * (labels_BN != IGNORE)).sum(1)
+
+
+def _requests(tasks: Sequence[Task]) -> list[tuple[str, str]]:
+    """Requests for these tasks in wordings that training never sees, evenly chosen, and their tags."""
+    known = {task.id for task in tasks}
+    fitting = [(text, ids) for text, ids in instructions.expected("dev") if known and set(ids) <= known]
+    chosen = fitting[:: max(1, len(fitting) // REQUESTS)]
+    return [(text, render.tags(table.select(ids)) if ids else render.NO_TASK) for text, ids in chosen]
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,37 +1,59 @@
-"""From a stage file and a speech pack to a checkpoint: everything `zhiyin train` does, in order."""
+"""From a stage file and its data to a checkpoint: everything `zhiyin train` does, in order."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from zhiyin.data import cache, prepare
+from zhiyin.data import cache, prepare, sources
 from zhiyin.data import tokenizer as tokenizers
 from zhiyin.data.loader import Loader
 from zhiyin.data.manifest import Record
+from zhiyin.data.sources import Corpus, Source
 from zhiyin.errors import UserError
-from zhiyin.model import checkpoint, files
+from zhiyin.model import checkpoint, files, lora
 from zhiyin.model.config import ModelConfig
 from zhiyin.model.speech_lm import SpeechLM
-from zhiyin.runtime.device import choose
+from zhiyin.runtime.device import chip, choose
 from zhiyin.runtime.eager import ENGINE, devices
-from zhiyin.tasks import prompts, render, table
+from zhiyin.tasks import instructions, render, table
 from zhiyin.tasks.table import Task
-from zhiyin.train import loop, stages
+from zhiyin.text.bigram import Bigram
+from zhiyin.train import about, loop, processes, saving, stages
+from zhiyin.train.processes import Processes
 from zhiyin.train.quick import QuickEvaluation
 from zhiyin.train.stages import ModelSection, Stage
 
 FAMILY = "zhiyin"  # whose prompts and replies training renders
+CHECKPOINT, BEST, ADAPTER = "checkpoint", "best", "adapter"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given beside its stage file.
+
+    Attributes:
+        pack: folder of the speech pack.
+        train: manifests and shards beside those of the stage file.
+        dev: the same, to be looked at while training.
+        start: checkpoint whose weights and tokenizer a new run begins with; by default random weights.
+    """
+
+    pack: Path | None = None
+    train: tuple[Source, ...] = ()
+    dev: tuple[Source, ...] = ()
+    start: Path | None = None
 
 
 def run(
     stage_file: Path,
-    pack: Path,
     folder: Path,
+    inputs: Inputs,
     *,
-    start: Path | None,
     device: str,
     threads: int | None,
     note: str,
@@ -41,9 +63,8 @@ def run(
 
     Args:
         stage_file: TOML settings, see `train.stages`.
-        pack: folder of the speech pack.
         folder: the run folder; everything that is made goes here.
-        start: checkpoint whose weights and tokenizer a new run begins with; by default random weights.
+        inputs: data and checkpoint to begin with.
         device: see `runtime.device.choose`.
         threads: of torch; by default its own choice.
         note: what `runtime.device.before_torch` said.
@@ -57,29 +78,77 @@ def run(
     """
     stage = stages.read(stage_file)
     chosen = choose(device, devices(), engine=ENGINE, note=note)
-    report(f"device: {chosen}")
-    device = chosen.name
-    loop.check_format(stage.optimizer, device)
+    loop.check_format(stage.optimizer, chosen.name)
     if threads:
         torch.set_num_threads(threads)
-    loop.write_settings(folder, stage)
-    material = prepare.pocket(pack, folder / "data")
-    report(f"records: {len(material.train)} train, {len(material.dev)} dev")
+    team = processes.join(chosen.name)
+    say = report if team.is_first else _silent
+    several = f", {team.count} processes" if team.count > 1 else ""
+    say(f"device: {chosen}{several}")
+    if not team.is_first:
+        team.wait()  # until the first one has prepared what all read
+    prepared = _prepare(stage, stage_file.parent, folder, inputs, team, say)
+    if team.is_first:
+        where = f"{team.device} {chip(team.device)}".strip()
+        parts = {"train": prepared.train.parts, "dev": prepared.dev.parts}
+        started = str(inputs.start or "")
+        for change in about.write(folder, stage, **parts, device=where, processes=team.count, start=started):
+            say(f"note: {change}")
+        team.wait()
+    model = loop.train(
+        prepared.model,
+        prepared.loader,
+        stage,
+        folder,
+        device=team.device,
+        evaluate=prepared.evaluate,
+        report=say,
+        processes=team,
+    )
+    if team.is_first:
+        _store(model, stage, folder, inputs.start, prepared.loader)
+    team.wait()
+    team.leave()
+    return folder / CHECKPOINT
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    train: Corpus
+    dev: Corpus
+    model: SpeechLM
+    loader: Loader
+    evaluate: QuickEvaluation
+
+
+def _prepare(
+    stage: Stage, beside: Path, folder: Path, inputs: Inputs, team: Processes, say: Callable[[str], None]
+) -> _Prepared:
+    """Data, tokenizer, model and features; the same in every process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train, dev = _corpora(stage, beside, folder, inputs)
+    say(f"records: {len(train.records)} train, {len(dev.records)} dev")
     tasks = table.with_labels([task for task in table.TASKS if task.id in stage.spec.tasks], stage.spec.labels)
-    if start is not None and not (folder / "tokenizer.json").exists():
-        (folder / "tokenizer.json").write_bytes((start / "tokenizer.json").read_bytes())
-    tokenizer = _tokenizer(folder / "tokenizer.json", stage, material.train, tasks)
-    model = begin(stage, tokenizer, start)
+    if inputs.start is not None and not (folder / files.TOKENIZER).exists():
+        _copy(inputs.start / files.TOKENIZER, folder / files.TOKENIZER)
+    tokenizer = _tokenizer(folder / files.TOKENIZER, stage, train.records, tasks)
+    model = begin(stage, tokenizer, inputs.start)
     if stage.mix.voice_only_share and model.config.projector.voice_mels is None:
         raise UserError("mix: voice_only_share needs a model with a voice vector; set model.projector.voice_mels")
-    num_mels = model.config.encoder.num_mels
-    features = cache.build(folder / "features", material.train, stage.loader.speeds, num_mels=num_mels)
-    dev_features = cache.build(folder / "features", material.dev, (1.0,), num_mels=num_mels)
-    report(
-        f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, vocabulary {tokenizer.get_vocab_size()}"
+    if stage.lora is not None:
+        adapted = lora.attach(model, stage.lora)
+        say(f"adapters on {len(adapted)} layers, {adapted[0]} to {adapted[-1]}")
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    say(f"parameters: {count:.2f} M, vocabulary {tokenizer.get_vocab_size()}")
+    features, dev_features = (
+        _features(stage, folder, corpus, speeds, model.config.encoder.num_mels, variants, team, say)
+        for corpus, speeds, variants in (
+            (train, stage.loader.speeds, stage.loader.variants),
+            (dev, (1.0,), 0),
+        )
     )
     loader = Loader(
-        material.train,
+        train.records,
         features,
         tokenizer,
         stage.spec.labels,
@@ -89,14 +158,112 @@ def run(
         eos_id=model.config.eos_id,
         time_step_s=stage.tokenizer.time_step_s,
         seed=stage.run.seed,
+        weights=train.weights,
+        tasks=stage.spec.tasks if stage.loader.text_share else (),
     )
-    evaluate = QuickEvaluation(material.dev, dev_features, tokenizer, tasks, device=device, bf16=stage.optimizer.bf16)
-    model = loop.train(model, loader, stage, folder, device=device, evaluate=evaluate, report=report)
-    out = folder / "checkpoint"
-    tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    sets = {task.id: task.labels for task in table.with_labels(table.TASKS, stage.spec.labels) if task.labels}
+    sources.check([record for record, odd in zip(loader.records, loader.odds, strict=True) if odd], sets)
+    asked = tasks if stage.loader.text_share else ()
+    evaluate = QuickEvaluation(
+        dev.records,
+        dev_features,
+        tokenizer,
+        tasks,
+        asked=asked,
+        device=team.device,
+        bf16=stage.optimizer.bf16,
+    )
+    return _Prepared(train, dev, model, loader, evaluate)
+
+
+def _corpora(stage: Stage, beside: Path, folder: Path, inputs: Inputs) -> tuple[Corpus, Corpus]:
+    """What is trained on, and what is looked at."""
+    here = Path.cwd()
+    train = sources.read(stage.data.manifests, beside).joined(sources.read(inputs.train, here))
+    dev = sources.read(stage.data.dev, beside).joined(sources.read(inputs.dev, here))
+    if inputs.pack is not None:
+        material = prepare.pocket(inputs.pack, folder / "data")
+        train = sources.of_records(material.train, str(inputs.pack)).joined(train)
+        dev = sources.of_records(material.dev, str(inputs.pack)).joined(dev)
+    if not train.records and stage.loader.text_share < 1:
+        raise UserError(
+            "training: no data; give --data FILE.jsonl or --pack DIR, or name manifests under [data] in the stage"
+        )
+    if stage.run.dev_records:
+        step = max(1, len(dev.records) // stage.run.dev_records)
+        dev = replace(dev, records=dev.records[::step])
+    return train, dev
+
+
+def _features(
+    stage: Stage,
+    folder: Path,
+    corpus: Corpus,
+    speeds: Sequence[float],
+    num_mels: int,
+    variants: int,
+    team: Processes,
+    say: Callable[[str], None],
+) -> cache.Features | None:
+    if stage.loader.text_share == 1 or not corpus.records:
+        return None
+    if not stage.loader.keep_features:
+        return cache.LiveFeatures({r.id: r for r in corpus.records}, num_mels, corpus.stored, stage.wave)
+    return cache.build(
+        folder / "features",
+        corpus.records,
+        speeds,
+        num_mels=num_mels,
+        workers=max(2, os.cpu_count() or 2),
+        stored=corpus.stored,
+        wave=stage.wave,
+        variants=variants,
+        report=say,
+    )
+
+
+def _store(model: SpeechLM, stage: Stage, folder: Path, start: Path | None, loader: Loader) -> None:
+    """The finished checkpoint, that of the best dev figures, and the adapters, which the checkpoints hold merged."""
+    tokenizer_json = (folder / files.TOKENIZER).read_text(encoding="utf-8")
+    spec = spec_record(stage, model.config)
+    if stage.lora is not None:
+        lora.save(folder / ADAPTER, model, stage.lora, str(start or ""))
+    checkpoint.write(folder / CHECKPOINT, model.config, spec, tokenizer_json, _stored(model, stage))
+    best = saving.best(folder)
+    if best is not None:
+        model.load_state_dict(best.weights, strict=False)
+        checkpoint.write(folder / BEST, model.config, spec, tokenizer_json, _stored(model, stage))
+    for name in (CHECKPOINT, BEST) if model.config.ctc else ():
+        if (folder / name).exists():
+            _write_bigram(folder / name / files.BIGRAM, loader, start)
+
+
+def _write_bigram(path: Path, loader: Loader, start: Path | None) -> None:
+    """What follows what in the transcripts; where there are none, that of the checkpoint the run began with."""
+    texts = [record.text for record in loader.records if record.text]
+    if texts:
+        ids = (loader.tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+        Bigram.learn(ids, loader.tokenizer.get_vocab_size()).save(path)
+    elif start is not None and (start / files.BIGRAM).exists():
+        _copy(start / files.BIGRAM, path)
+
+
+def _stored(model: SpeechLM, stage: Stage) -> Iterator[tuple[str, Tensor]]:
+    """Weights as they are stored; position tables keep their format."""
     dtype = getattr(torch, stage.run.stored_dtype)
-    checkpoint.save(out, model, spec_record(stage, model.config), tokenizer_json, dtype=dtype)
-    return out
+    trained = {name for name, _ in model.named_parameters()}
+    for name, tensor in lora.merged_tensors(model):
+        yield name, tensor.to(dtype) if name in trained else tensor
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UserError(f"starting from {source.parent}: it has no {source.name}; give a checkpoint of zhiyin")
+    target.write_bytes(source.read_bytes())
+
+
+def _silent(line: str) -> None:
+    """What a process that is not the first one says."""
 
 
 def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
@@ -182,13 +349,11 @@ def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
 
 def _tokenizer(path: Path, stage: Stage, records: Sequence[Record], tasks: Sequence[Task]) -> Tokenizer:
     if not path.exists():
-        texts = [text for r in records for text in (r.text, r.answer, r.translation) if text]
-        for language in ("en", "zh"):
-            for task in tasks:
-                texts += prompts.instructions((task,), language, "train")
-            texts += prompts.unfit(language, "train")
+        texts = [text for r in records for text in (r.text, r.answer, r.translation, r.instruction) if text]
+        known = {task.id for task in tasks}
+        texts += [one.text for one in instructions.all("train") if set(one.tasks) <= known]
         labels = dict.fromkeys(f"<{label}>" for task in tasks for label in task.labels)
-        marks = [*(task.tag for task in tasks), "<none>", render.ANSWER_MARK, render.TRANSLATION_MARK, *labels]
+        marks = [*(task.tag for task in tasks), render.NO_TASK, render.ANSWER_MARK, render.TRANSLATION_MARK, *labels]
         section = stage.tokenizer
         trained = tokenizers.train(
             texts,
