@@ -96,7 +96,8 @@ def evaluate(
     """Run a split of the speech pack through the main job and score it; returns the table.
 
     `where` is the model, the device, the backend, the threads, and whether another device will do.
-    `results.jsonl` in `out` is resumed when it belongs to the same model, split, device and way of asking, else replaced.
+    `results.jsonl` in `out` is resumed when it belongs to the same model, split, device and way of asking; else it is
+    replaced.
     """
     import zhiyin
     from zhiyin.cli_score import OUTPUTS, write
