@@ -118,7 +118,8 @@ def evaluate(
     languages = list(filter(None, ask.split(",")))
     if languages and not loaded.backend.spec.can_follow_instructions:
         raise UserError(f"model {loaded.backend.spec.name} does not understand requests in plain language; drop --ask")
-    about |= {"ask": languages} if languages else {}
+    wordings = "dev" if split in ("train", "dev") else "test"
+    about |= {"ask": languages, "wordings": wordings} if languages else {}
     record = out / "about.json"
     if out.exists() and (not record.exists() or json.loads(record.read_text(encoding="utf-8")) != about):
         known = ("about.json", "results.jsonl", "scores.json", "report.md", *OUTPUTS)
@@ -130,7 +131,9 @@ def evaluate(
     chosen = records[:: max(1, len(records) // limit)] if limit else records
     with Progress(len(chosen)) as progress:
         progress.say(f"device: {loaded.backend.device}")
-        results = run.run(chosen, loaded, out, report=lambda entry: progress.start(entry.id), ask=languages)
+        results = run.run(
+            chosen, loaded, out, report=lambda entry: progress.start(entry.id), ask=languages, wordings=wordings
+        )
     rows = read_growing(results)
     figures = score.score(rows)
     (out / "scores.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")

@@ -14,7 +14,7 @@ from zhiyin.data.manifest import Record, read_growing
 from zhiyin.errors import UserError
 from zhiyin.evaluate import run
 from zhiyin.evaluate.measures import Options, measures
-from zhiyin.tasks import prompts, table
+from zhiyin.tasks import instructions
 
 
 @pytest.fixture
@@ -25,20 +25,22 @@ def records(repository: Path, tmp_path: Path) -> list[Record]:
     return [replace(base, id=f"r{at}") for at in range(24)]
 
 
-def rows_of(records: list[Record], reply: str, out: Path, *ask: str) -> list[dict]:
+def rows_of(records: list[Record], reply: str, out: Path, *ask: str, **options: str) -> list[dict]:
     model = fake_model(reply).loaded
-    return read_growing(run.run(records, model, out, report=lambda record: None, ask=ask))
+    return read_growing(run.run(records, model, out, report=lambda record: None, ask=ask, **options))
 
 
-def test_requests_in_plain_language_are_those_that_training_never_uses(records: list[Record], tmp_path: Path) -> None:
-    rows = rows_of(records, "<asr><sgc>turn left<male>", tmp_path / "out", "en", "zh")
+@pytest.mark.parametrize("options", [{}, {"wordings": "dev"}])
+def test_requests_in_plain_language_are_those_that_training_never_uses(
+    records: list[Record], tmp_path: Path, options: dict[str, str]
+) -> None:
+    rows = rows_of(records, "<asr><sgc>turn left<male>", tmp_path / "out", "en", "zh", **options)
     fitting = [row for row in rows if row["tasks"]]
     assert len(fitting) == 48 and 0 < len(rows) - len(fitting) < 16
     for row in rows:
-        wordings = prompts.instructions(table.select(row["tasks"]) if row["tasks"] else (), **{
-            "language": row["instruction"]["language"], "split": "eval"
-        })  # fmt: skip
-        assert row["instruction"]["text"] in wordings
+        asked = row["instruction"]
+        ways = {split: instructions.phrasings(row["tasks"], asked["language"], split) for split in instructions.SPLITS}
+        assert [split for split in ways if asked["text"] in ways[split]] == [options.get("wordings", "test")]
     found = {measure.name: measure for measure in measures(rows, Options()) if measure.task == "instructions"}
     assert found["tags"].figure == pytest.approx(48 / len(rows))
     assert len({row["instruction"]["text"] for row in fitting}) > 10
@@ -84,7 +86,8 @@ def test_the_command_runs_scores_and_resumes(shared: Path, tmp_path: Path) -> No
 
     asked = CliRunner().invoke(app, [*command, "--out", str(out), "--ask", "zh"])
     assert asked.exit_code == 0, asked.output
-    assert all(row["instruction"]["language"] == "zh" for row in read_growing(out / "results.jsonl"))
+    known = {text for text, _ in instructions.expected("dev", "zh")}
+    assert {row["instruction"]["text"] for row in read_growing(out / "results.jsonl")} <= known
     assert "| instructions | tags |" in (out / "figures.md").read_text(encoding="utf-8")
     wrong = CliRunner().invoke(app, [*command, "--out", str(out), "--ask", "fr"])
     assert isinstance(wrong.exception, UserError) and "fr" in str(wrong.exception)

@@ -6,6 +6,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -70,7 +71,7 @@ def started(where: Path, *settings: str) -> Iterator[str]:
         _wait(folder, server)
         yield str(folder)
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGQUIT)  # at once: it is thrown away
         server.wait(30)
         shutil.rmtree(folder)
 

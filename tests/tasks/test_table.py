@@ -1,15 +1,17 @@
-"""Every row of the task table through select, render, parse and prompts; and a row that nobody has written code for."""
+"""Every row of the task table through select, render, parse and requests; and a row nobody has written code for."""
 
 import json
 import shutil
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from zhiyin.errors import UserError
-from zhiyin.tasks import prompts
+from zhiyin.tasks import instructions, prompts
+from zhiyin.tasks import table as tables
 from zhiyin.tasks.dialect import DIALECTS
 from zhiyin.tasks.parse import parse
 from zhiyin.tasks.render import TimedWord, Truth, target
@@ -38,7 +40,7 @@ ROWS = (
 )
 
 
-def check_row(row: Row, table: tuple[Task, ...], folder: Path) -> None:
+def check_row(row: Row, table: tuple[Task, ...]) -> None:
     """What must hold for any row of any table: asked alone, asked with a transcript, asked in plain language."""
     (task,) = select([row.task], table)
     assert target((task,), row.truth) == row.says
@@ -59,11 +61,11 @@ def check_row(row: Row, table: tuple[Task, ...], folder: Path) -> None:
                 row.truth.translation,
             )
     for language in ("en", "zh"):
-        for split in prompts.SPLITS:
-            alone = prompts.instructions((task,), language, split, folder=folder)
-            both = prompts.instructions(select(["asr", "sap", task.id], table), language, split, folder=folder)
-            assert prompts.sample((task,), language, split, Random(0), folder=folder)
-            assert len(alone) >= 6 and len(both) > 20
+        for split in instructions.SPLITS:
+            alone = instructions.phrasings((task.id,), language, split)
+            together = instructions.phrasings(("asr", "sap", task.id), language, split)
+            assert instructions.pick((task.id,), language, split, Random(0))
+            assert len(alone) >= 5 and len(together) > 20
     assert task.title and task.title_zh
 
 
@@ -73,22 +75,32 @@ def test_every_task_has_a_test_row() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.task)
 def test_row(row: Row) -> None:
-    check_row(row, TASKS, prompts.FOLDER)
+    check_row(row, TASKS)
 
 
-def test_a_new_task_needs_its_row_its_prompts_and_its_test_row_only(tmp_path: Path) -> None:
+def test_a_new_task_needs_its_row_its_requests_and_its_test_row_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = Task("lid", "spoken language", "语种", "label", ("english", "中文", "low german"))
-    folder = tmp_path / "prompts"
-    shutil.copytree(prompts.FOLDER, folder)
+    folder = tmp_path / "instructions"
+    shutil.copytree(instructions.FOLDER, folder)
+    ways = {"en": ("name the language, {}", "which language is it, {}?"), "zh": ("说出语种{}", "这是什么语言{}？")}
     requests = {
-        "en": {
-            "train": [f"name the language, way {i}" for i in range(16)],
-            "eval": [f"which is it, {i}?" for i in range(6)],
-        },
-        "zh": {"train": [f"这是什么语言{i}？" for i in range(16)], "eval": [f"说出语种{i}" for i in range(6)]},
+        language: {
+            split: [way.format(f"{split} {number}") for way in both for number in range(8)]
+            for split in instructions.SPLITS
+        }
+        for language, both in ways.items()
     }
     (folder / "lid.json").write_text(json.dumps(requests), encoding="utf-8")
-    check_row(Row("lid", "<low german>", Truth(labels={"lid": "low german"})), (*TASKS, task), folder)
+    parts = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    for language, split in product(instructions.LANGUAGES, instructions.SPLITS):
+        parts[language][split]["lid"] = {"nouns": [f"{split} language"], "clauses": [f"which {split} language it is"]}
+    (folder / "parts.json").write_text(json.dumps(parts), encoding="utf-8")
+    monkeypatch.setattr(instructions, "FOLDER", folder)
+    monkeypatch.setattr(tables, "TASKS", (*TASKS, task))
+    check_row(Row("lid", "<low german>", Truth(labels={"lid": "low german"})), tables.TASKS)
+    assert sum(tasks == ("lid",) for _, tasks in instructions.expected("test", "en")) == 16
 
 
 def test_label_sets_are_those_of_osum() -> None:

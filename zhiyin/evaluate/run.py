@@ -15,7 +15,7 @@ from zhiyin.errors import UserError
 from zhiyin.evaluate.files import about
 from zhiyin.pipeline import understand
 from zhiyin.runtime.load import Loaded
-from zhiyin.tasks import prompts, table
+from zhiyin.tasks import instructions, table
 
 UNFIT_EVERY = 8  # about every eighth record is also asked for something that no task fits
 
@@ -38,19 +38,27 @@ def requests(record: Record, spec_tasks: Sequence[str]) -> list[tuple[str, ...]]
     return [combined for combined in [plain + labels] if combined] + others
 
 
-def in_plain_language(record: Record, spec_tasks: Sequence[str], languages: Sequence[str]) -> list[Request]:
+def in_plain_language(
+    record: Record, spec_tasks: Sequence[str], languages: Sequence[str], wordings: str = "test"
+) -> list[Request]:
     """The same requests in each language, in a wording that training never uses; the record's id decides which.
 
+    Args:
+        record: what is asked about.
+        spec_tasks: tasks the model knows.
+        languages: of the requests.
+        wordings: split of `tasks.instructions` they are taken from, ``dev`` or ``test``.
+
     Raises:
-        UserError: there are no wordings in a language.
+        UserError: there are no wordings in a language or split.
     """
     number = zlib.crc32(record.id.encode())
     wanted = [*requests(record, spec_tasks), *([()] if number % UNFIT_EVERY == 0 else [])]
     found = []
     for tasks in wanted:
         for language in languages:
-            wordings = prompts.instructions(table.select(tasks) if tasks else (), language, "eval")
-            found.append(Request(tasks, wordings[number // UNFIT_EVERY % len(wordings)], language))
+            ways = instructions.phrasings(tasks, language, wordings)
+            found.append(Request(tasks, ways[number // UNFIT_EVERY % len(ways)], language))
     return found
 
 
@@ -61,6 +69,7 @@ def run(
     *,
     report: Callable[[Record], None],
     ask: Sequence[str] = (),
+    wordings: str = "test",
 ) -> Path:
     """Run every request of every record; resumes an interrupted run.
 
@@ -70,6 +79,7 @@ def run(
         out: folder of `results.jsonl`.
         report: called with each record before it runs.
         ask: languages in which requests are made in plain language; none: by tags.
+        wordings: split of `tasks.instructions` those requests are taken from, ``dev`` or ``test``.
 
     Returns:
         Path of `results.jsonl`; a record that fails is written with its error and scored as wrong.
@@ -82,7 +92,7 @@ def run(
         for record in records:
             report(record)
             by_tags = [Request(tasks) for tasks in requests(record, names)]
-            for request in in_plain_language(record, names, ask) if ask else by_tags:
+            for request in in_plain_language(record, names, ask, wordings) if ask else by_tags:
                 if (record.id, request.tasks, request.instruction) not in done:
                     lines.write(json.dumps(_row(record, request, model), ensure_ascii=False) + "\n")
     return path

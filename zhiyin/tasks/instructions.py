@@ -195,7 +195,7 @@ def _written(rows: Sequence[Task], language: str, split: str, into: str) -> tupl
 
 
 def _rows(tasks: Sequence[str]) -> tuple[Task, ...]:
-    return table.select(tasks) if tasks else ()
+    return table.select(tasks, table.TASKS) if tasks else ()
 
 
 def _key(rows: Sequence[Task]) -> str:
@@ -215,10 +215,13 @@ def _check(rows: Sequence[Task], language: str, split: str, into: str) -> None:
         )
 
 
-@cache
 def _read(name: str) -> dict[str, Any]:
-    path = FOLDER / f"{name}.json"
+    return _load(FOLDER / f"{name}.json")
+
+
+@cache
+def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"there are no natural requests for '{name}': {path} is missing; add it")
+        raise UserError(f"there are no natural requests for '{path.stem}': {path} is missing; add it")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -1,7 +1,7 @@
 """The task table: one row for each thing that can be asked of a recording.
 
-A combination of tasks is a tuple of rows in table order. To add a task: one row here, its prompts under
-`prompts/`, one row in `tests/tasks/test_table.py`.
+A combination of tasks is a tuple of rows in table order. To add a task: one row here, its requests under
+`instructions/`, one row in `tests/tasks/test_table.py`.
 """
 
 import difflib
