@@ -1,8 +1,8 @@
 """Throughput of the workers behind `zhiyin serve`: short recordings one at a time, many at once, and another way.
 
-    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--at-once 32] [--memory 600] [--files GLOB]
+    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--at-once 32] [--memory 600] [--files GLOB] [--model M]
 
-prints, for the pocket model on this machine,
+prints, for the pocket model (or another) on this machine,
 
 - *one decode each*: the pattern of simple servers (FunASR's among them): one process takes requests from a queue and
   understands one after the other with all threads, without a database, without batching;
@@ -44,7 +44,7 @@ import json, sys
 from zhiyin.pipeline import understand
 from zhiyin.ask import Options
 from zhiyin.runtime.load import load
-model = load(None)
+model = load(sys.argv[3] or None)
 understand(sys.argv[1], sys.argv[2], model=model)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -81,9 +81,9 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
-def simple(files: list[Path], tasks: str) -> tuple[Row, list[str]]:
+def simple(files: list[Path], tasks: str, model: str) -> tuple[Row, list[str]]:
     """One process that understands one recording after the other."""
-    command = [sys.executable, "-c", SIMPLE, str(files[0]), tasks]
+    command = [sys.executable, "-c", SIMPLE, str(files[0]), tasks, model]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
@@ -99,8 +99,8 @@ def simple(files: list[Path], tasks: str) -> tuple[Row, list[str]]:
 class Service:
     """The dispatcher and its worker."""
 
-    def __init__(self, data: Path, threads: int) -> None:
-        self.settings = Settings(data=data, threads=threads)
+    def __init__(self, data: Path, threads: int, model: str) -> None:
+        self.settings = Settings(data=data, threads=threads, model=model)
         self.folders = folders(self.settings)
         self.jobs = Jobs(database.open(database.url(self.settings, self.folders)))
         self.batches = Batches()
@@ -130,7 +130,7 @@ class Service:
 
 async def ours(files: list[Path], args: argparse.Namespace, data: Path) -> tuple[list[Row], list[list[str]]]:
     """One at a time, and many at once."""
-    service = Service(data, args.threads)
+    service = Service(data, args.threads, args.model)
     for file in set(files):
         shutil.copy(file, service.folders.audio / file.name)
     await service.dispatcher.start()
@@ -199,12 +199,13 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--memory", type=int, default=0, help="recordings to watch the memory over")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--model", default="", help="a folder; by default pocket")
     samples = Path(__file__).resolve().parent.parent / "samples"
     parser.add_argument("--files", default=str(samples / "*.flac"))
     args = parser.parse_args()
     found = [Path(name) for name in sorted(glob(args.files))]
     files = [found[i % len(found)] for i in range(args.requests)]
-    reference, texts = simple(files, args.tasks)
+    reference, texts = simple(files, args.tasks, args.model)
     data = Path(tempfile.mkdtemp(prefix="zhiyin-bench-"))
     try:
         rows, own_texts = asyncio.run(ours(files, args, data))

@@ -85,7 +85,8 @@ def _magnitudes(samples: Float32, basis: Float32) -> Float32:
 def _convolve(x_NSD: Float32, weight: Float32, bias: Float32, stride: int) -> Float32:
     """Convolution over 3 steps with one step of padding, then ReLU; `weight` is [out, in, 3]."""
     chunks, steps, width = x_NSD.shape
-    padded = np.pad(x_NSD, ((0, 0), (1, 1), (0, 0)))
+    padded = np.zeros((chunks, steps + 2, width), np.float32)
+    padded[:, 1:-1] = x_NSD
     views = [padded[:, first : first + 3].reshape(chunks, 3 * width) for first in range(0, steps, stride)]
     product = np.stack(views, axis=1) @ weight.transpose(2, 1, 0).reshape(3 * width, -1)
     return np.maximum(product + bias, 0)
