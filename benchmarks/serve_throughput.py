@@ -1,6 +1,6 @@
 """Throughput of the workers behind `zhiyin serve`: short recordings one at a time, many at once, and another way.
 
-    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--at-once 32] [--memory 600] [--files GLOB] [--model M]
+    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--at-once 32] [--memory 600] [--model DIR]
 
 prints, for the pocket model (or another) on this machine,
 
