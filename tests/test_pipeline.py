@@ -49,7 +49,7 @@ def cut_into(monkeypatch: pytest.MonkeyPatch):
     """Replace the search for speech by given windows: (start, end) or (start, end, overlap with the one before)."""
 
     def replace(*windows: tuple[float, ...]) -> None:
-        def cut(blocks, *, limit_s: float, overlap_s: float, keep_nonspeech: bool) -> Iterator[Window]:
+        def cut(blocks, *, limit_s: float, overlap_s: float, keep_nonspeech: bool, **_) -> Iterator[Window]:
             assert sum(map(len, blocks))
             for start_s, end_s, *overlap in windows:
                 yield Window(start_s, noise(end_s - start_s), (Span(start_s, end_s),), *overlap)
@@ -451,7 +451,7 @@ def lazy(seconds: float, counter: list[int]) -> Recording:
 
 
 def cut_blindly(
-    blocks: Iterator[Float32], *, limit_s: float, overlap_s: float, keep_nonspeech: bool
+    blocks: Iterator[Float32], *, limit_s: float, overlap_s: float, keep_nonspeech: bool, **_
 ) -> Iterator[Window]:
     """Every block is a window."""
     start_s = 0.0

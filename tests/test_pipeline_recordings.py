@@ -12,9 +12,10 @@ import zhiyin
 from tests.fake_model import fake_model
 from tests.test_pipeline import backend, noise, silence
 from zhiyin import Model, UserError, pipeline, write
+from zhiyin.ask import Options
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.io import load
-from zhiyin.audio.vad import Span
+from zhiyin.audio.vad import Span, Thresholds
 from zhiyin.audio.windows import Window
 
 DIGITS = "digits-1.flac"
@@ -35,6 +36,18 @@ def samples(repository: Path) -> dict[str, tuple[Float32, str]]:
 
 def letters(text: str) -> str:
     return "".join(text.split())
+
+
+# --- thresholds of one's own
+
+
+@pytest.mark.parametrize(("silence_s", "segments"), [(0.2, 2), (0.6, 1)])
+def test_segments_end_where_ones_own_thresholds_say(pocket: Model, samples, silence_s: float, segments: int) -> None:
+    spoken_T, text = samples[DIGITS]
+    joined_T = np.concatenate([spoken_T, silence(0.2), spoken_T])
+    options = Options(vad=Thresholds(min_silence_s=silence_s))
+    found = pipeline.understand(joined_T, model=pocket.loaded, options=options)
+    assert len(found.segments) == segments and letters(found.text) == letters(text) * 2
 
 
 # --- channels
@@ -165,7 +178,7 @@ def cut_into(monkeypatch: pytest.MonkeyPatch):
     """Windows of a second, of any number, each of which shares a tenth with the one before."""
 
     def replace(number: int) -> None:
-        def cut(blocks, *, limit_s: float, overlap_s: float, keep_nonspeech: bool) -> Iterator[Window]:
+        def cut(blocks, *, limit_s: float, overlap_s: float, keep_nonspeech: bool, **_) -> Iterator[Window]:
             assert sum(map(len, blocks))
             for start_s in range(number):
                 yield Window(start_s, noise(1.1), (Span(start_s, start_s + 1.1),), 0.1 if start_s else 0.0)

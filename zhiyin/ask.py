@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zhiyin.audio.vad import Thresholds
 from zhiyin.errors import UserError
 from zhiyin.runtime.base import ModelSpec
 from zhiyin.tasks import families, table
@@ -34,6 +35,7 @@ class Options:
         written: give the transcript in written form too (`text.itn`), beside the spoken one.
         template: one of the prompt templates of the model's family.
         channels: ``mix`` averages the channels of a recording, ``split`` understands each by itself.
+        vad: when speech begins and ends, and after how much silence a segment ends, where the usual will not do.
     """
 
     instruction: str | None = None
@@ -45,6 +47,7 @@ class Options:
     written: bool = False
     template: str | None = None
     channels: str = MIX
+    vad: Thresholds | None = None
 
 
 DEFAULTS = Options()

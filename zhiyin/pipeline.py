@@ -21,7 +21,7 @@ from zhiyin.ask import DEFAULTS, SPLIT, Options, family_of, fit, hotwords_of, re
 from zhiyin.audio.decode import PcmFormat
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.io import Recording, Source, open_recording
-from zhiyin.audio.windows import OVERLAP_S, Window, cut
+from zhiyin.audio.windows import CONTEXT_S, JOIN_GAP_S, OVERLAP_S, Window, cut
 from zhiyin.errors import UserError
 from zhiyin.hear import SPOKEN, Hints, hear, hints
 from zhiyin.journal import Journal, digest, file_stamp, model_stamp
@@ -144,7 +144,9 @@ def _key(source: Source, pcm: PcmFormat | None, job: _Job) -> dict[str, object]:
     if not isinstance(source, str | os.PathLike) or not os.path.isfile(source):
         raise UserError("a journal is kept of recordings that are files; leave it out for streams, bytes and arrays")
     words = [[word.text, word.weight] for word in job.hotwords.words]
-    asked = digest([repr(job.asked), words, job.options.channels, str(pcm), model_stamp(job.model)])
+    asked = digest(
+        [repr(job.asked), words, job.options.channels, repr(job.options.vad), str(pcm), model_stamp(job.model)]
+    )
     return {"recording": os.path.basename(source), **file_stamp(source), "asked": asked}
 
 
@@ -190,7 +192,17 @@ def _merged(track: _Track, job: _Job, journal: Journal | None) -> Iterator[Segme
     keep_nonspeech = bool(job.asked.instruction) or any(task.id == "ved" for task in job.asked.tasks)
     limit_s = job.model.backend.spec.max_window_s
     overlap_s = min(OVERLAP_S, limit_s / 6)  # shorter windows than 6 s cannot spare a second
-    windows = cut(track.blocks(), limit_s=limit_s, overlap_s=overlap_s, keep_nonspeech=keep_nonspeech)
+    vad = job.options.vad
+    gap_s = JOIN_GAP_S if vad is None else vad.min_silence_s  # a silence that ends speech ends a segment, too
+    windows = cut(
+        track.blocks(),
+        limit_s=limit_s,
+        join_gap_s=gap_s,
+        context_s=min(CONTEXT_S, gap_s / 2),
+        overlap_s=overlap_s,
+        keep_nonspeech=keep_nonspeech,
+        thresholds=vad,
+    )
     last: Heard | None = None
     for heard in _heard(windows, track.recording.channel, job, journal):
         if last is not None:

@@ -110,15 +110,30 @@ def test_what_became_of_every_wish_is_said(client: openai.OpenAI) -> None:
         languages=["en", "zh"],
         prompt="Zhiyin, Anna Maria. This sentence is far too long to be the name of anything.",
         keywords=["project", "open file"],
-        chunking_strategy={"type": "server_vad", "threshold": 0.4, "silence_duration_ms": 300},
         temperature=0.3,
     )
     said = " | ".join(answer.notes)
     assert answer.text == TEXT
     assert "hotwords: Zhiyin, Anna Maria" in said and "sentences were not used" in said
-    assert "en zh were checked" in said and "chunking_strategy" in said and "temperature 0.3" in said
+    assert "en zh were checked" in said and "temperature 0.3" in said
     plain = client.audio.transcriptions.create(file=WORDS, model="whisper-1", chunking_strategy="auto", temperature=0)
     assert plain.notes == []
+
+
+@pytest.mark.parametrize(("silence_ms", "segments"), [(700, 1), (250, 2)])
+def test_a_detector_of_ones_own_decides_where_segments_end(
+    client: openai.OpenAI, tmp_path: Path, silence_ms: int, segments: int
+) -> None:
+    spoken_T, rate_hz = soundfile.read(WORDS, dtype="float32")
+    joined_T = np.concatenate([spoken_T[: -rate_hz // 5], np.zeros(rate_hz // 4, np.float32), spoken_T])
+    soundfile.write(tmp_path / "two.wav", joined_T, rate_hz)
+    answer = client.audio.transcriptions.create(
+        file=tmp_path / "two.wav",
+        model="whisper-1",
+        response_format="verbose_json",
+        chunking_strategy={"type": "server_vad", "threshold": 0.4, "silence_duration_ms": silence_ms},
+    )
+    assert len(answer.segments) == segments
 
 
 def test_keywords_are_put_right_in_the_text(client: openai.OpenAI, server: Server) -> None:

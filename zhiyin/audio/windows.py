@@ -14,7 +14,7 @@ import numpy as np
 from zhiyin.audio.evidence import is_steady
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.audio.level import Evener, adjusted
-from zhiyin.audio.vad import Detector, Span
+from zhiyin.audio.vad import Detector, Span, Thresholds
 
 # Half of the peak-to-peak value, 70 dB below full scale: 10 steps of a 16-bit sample. What stays below, dither and the
 # idle noise of a telephone line included, carries no speech; a constant offset does not count.
@@ -57,6 +57,7 @@ def cut(
     context_s: float = CONTEXT_S,
     overlap_s: float = OVERLAP_S,
     keep_nonspeech: bool = False,
+    thresholds: Thresholds | None = None,
 ) -> Iterator[Window]:
     """Yield the windows of a recording in order, each as soon as it is complete.
 
@@ -72,6 +73,7 @@ def cut(
         overlap_s: shared by neighbours when no quiet place is found to cut at.
         keep_nonspeech: the caller asks for more than speech (a cough, a cry): a recording that fits into one window
             comes whole, and a longer one in which no speech is found gives its loudest `limit_s`.
+        thresholds: when speech begins and ends.
 
     Raises:
         ValueError: when the lengths contradict each other.
@@ -81,14 +83,14 @@ def cut(
             f"limit_s={limit_s}, overlap_s={overlap_s}, context_s={context_s}, join_gap_s={join_gap_s}: the limit must "
             "be at least a second and hold overlap and context three times, the gap must hold the context twice"
         )
-    cutter = _Cutter(limit_s, join_gap_s, context_s, overlap_s)
+    cutter = _Cutter(limit_s, join_gap_s, context_s, overlap_s, thresholds)
     if not keep_nonspeech:
         yield from cutter.run(blocks)
         return
     head, rest = _head(iter(blocks), round(limit_s * SAMPLE_RATE_HZ))
     if rest is None:
         if not _is_silent(head):
-            yield Window(0.0, head, _spans(head))
+            yield Window(0.0, head, _spans(head, thresholds))
         return
     loudest = _Loudest(round(limit_s * SAMPLE_RATE_HZ))
     has_speech = False
@@ -112,11 +114,13 @@ class _Draft:
 class _Cutter:
     """Spans into windows. An open span is treated as soon as what will come of it no longer depends on its end."""
 
-    def __init__(self, limit_s: float, join_gap_s: float, context_s: float, overlap_s: float) -> None:
+    def __init__(
+        self, limit_s: float, join_gap_s: float, context_s: float, overlap_s: float, thresholds: Thresholds | None
+    ) -> None:
         self._limit_s, self._join_gap_s = limit_s, join_gap_s
         self._context_s, self._overlap_s = context_s, overlap_s
         self._evener = Evener()
-        self._detector = Detector()
+        self._detector = Detector(thresholds)
         self._buffer = _Buffer()
         self._draft: _Draft | None = None
         self._done_s = 0.0  # end of the last window
@@ -252,11 +256,11 @@ class _Loudest:
             self._energy, self.start, self.samples_T = energy, start, samples_T.copy()
 
 
-def _spans(samples_T: Float32) -> tuple[Span, ...]:
+def _spans(samples_T: Float32, thresholds: Thresholds | None) -> tuple[Span, ...]:
     """The speech in a recording that is a window by itself."""
     if is_steady(adjusted(samples_T)):
         return ()
-    evener, detector = Evener(), Detector()
+    evener, detector = Evener(), Detector(thresholds)
     heard = detector.push(np.concatenate([evener.push(samples_T), evener.finish()]))
     return (*heard, *detector.finish())
 

@@ -103,11 +103,13 @@ class LiveSession:
             compute: what `push` and `finish` call instead of `work.compute`.
 
         Raises:
-            UserError: the model cannot do what is asked, or an instruction was given.
+            UserError: the model cannot do what is asked, or an instruction or thresholds were given.
         """
         spec = model.backend.spec
         if options.instruction is not None:
             raise UserError("a live stream cannot be asked in plain language; give task ids, see `zhiyin tasks`")
+        if options.vad is not None:
+            raise UserError("a live stream is divided as its settings say; leave out the thresholds of the options")
         self.settings = settings or Settings()
         self._options, self._hotwords = options, hotwords_of(options)
         self._asked = fit(request(tasks, replace(options, hotwords=self._hotwords)), spec)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, Select, select
 
 from zhiyin.ask import MIX, Options
+from zhiyin.audio.vad import Thresholds
 from zhiyin.serve.schema import JOB_TEXTS, JOBS
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -38,6 +39,7 @@ class Wish:
         written: give the transcript in written form too.
         template: one of the prompt templates of the model's family.
         channels: ``mix`` or ``split``.
+        vad: thresholds of the speech detector, where a client brings its own.
         model: name of the model; empty: the one that is loaded.
     """
 
@@ -51,6 +53,7 @@ class Wish:
     written: bool = True
     template: str = ""
     channels: str = MIX
+    vad: Thresholds | None = None
     model: str = ""
 
     def options(self) -> Options:
@@ -65,6 +68,7 @@ class Wish:
             written=self.written,
             template=self.template or None,
             channels=self.channels,
+            vad=self.vad,
         )
 
 
@@ -184,7 +188,9 @@ def job_of(row: Row[Any]) -> Job:
     facts = dict(row._mapping)
     itn, hotwords = facts.pop("itn"), facts.pop("hotwords")
     wish = facts["wish"]
-    facts["wish"] = Wish(**{**wish, "tasks": tuple(wish["tasks"]), "itn": itn, "hotwords": tuple(hotwords)})
+    vad = Thresholds(**wish["vad"]) if wish.get("vad") else None
+    given = {"tasks": tuple(wish["tasks"]), "itn": itn, "hotwords": tuple(hotwords), "vad": vad}
+    facts["wish"] = Wish(**{**wish, **given})
     facts["tasks"] = tuple(facts["tasks"].split())
     if facts.get("result"):
         facts["result"] = {**facts["result"], "segments": facts["segments"]}

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from zhiyin import ask, write
+from zhiyin.audio.vad import Thresholds
 from zhiyin.config import build
 from zhiyin.result import Result, Segment
 from zhiyin.serve import asking, form, openai_formats
@@ -143,13 +144,13 @@ def _wish(given: TranscriptionForm, upload: Upload, service: Service) -> tuple[W
         tasks=("srwt",) if wants_words else ("asr",),
         language=languages[0] if len(languages) == 1 else "",
         hotwords=(*asking.words(given.keywords), *names),
+        vad=_of_chunking(given.chunking_strategy),
         model=asking.model_of(given.model, service),
     )
     if given.response_format == "diarized_json":
         wish, more = _with_speakers(wish, upload, service)
         notes += more
-    notes += (*_of_languages(languages, service), *_of_chunking(given.chunking_strategy))
-    notes += _of_temperature(given.temperature)
+    notes += (*_of_languages(languages, service), *_of_temperature(given.temperature))
     return wish, _Asked(given.response_format, given.timestamp_granularities, wish.language, notes)
 
 
@@ -194,21 +195,32 @@ def _of_languages(languages: Sequence[str], service: Service) -> tuple[str, ...]
 
 class _Vad(BaseModel, extra="forbid"):
     type: Literal["server_vad"]
-    prefix_padding_ms: int = Field(300, ge=0, le=10_000)
-    silence_duration_ms: int = Field(200, ge=0, le=60_000)
-    threshold: float = Field(0.5, ge=0, le=1)
+    prefix_padding_ms: int = Field(60, ge=0, le=10_000)
+    silence_duration_ms: int = Field(200, ge=120, le=60_000)
+    threshold: float = Field(0.4, ge=0.05, le=0.9)
 
 
-def _of_chunking(given: str) -> tuple[str, ...]:
-    """Recordings are always cut where nobody speaks; a detector of one's own making is only checked."""
+def _of_chunking(given: str) -> Thresholds | None:
+    """Recordings are always cut where nobody speaks; a client may say when that is.
+
+    Speech ends 0.15 below the threshold and must get 0.2 above it once, as in the service's own thresholds; padding is
+    at most half of the silence.
+    """
     if given in ("", "auto"):
-        return ()
+        return None
     try:
-        _Vad.model_validate_json(given)
+        asked = _Vad.model_validate_json(given)
     except ValidationError as error:
         said = f"chunking_strategy is auto or a server_vad object: {form.refusal(error.errors()[0])}"
         raise Refusal(400, "invalid_value", said, param="chunking_strategy") from None
-    return ("chunking_strategy: the service's own thresholds were used, those given were only checked",)
+    silence_s = asked.silence_duration_ms / 1000
+    return Thresholds(
+        start=asked.threshold,
+        end=max(asked.threshold - 0.15, asked.threshold / 2),
+        peak=min(asked.threshold + 0.2, 0.95),
+        min_silence_s=silence_s,
+        pad_s=min(asked.prefix_padding_ms / 1000, silence_s / 2),
+    )
 
 
 def _of_temperature(given: float) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from zhiyin.ask import Options
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
+from zhiyin.audio.vad import Thresholds
 from zhiyin.audio.windows import Window
 from zhiyin.config import build
 from zhiyin.errors import UserError
@@ -216,7 +217,8 @@ class StreamRun:
 def options_of(record: dict[str, Any]) -> Options:
     """Options from a message; equal hotwords become one list, so that equal requests can be heard together."""
     hotwords = _hotwords(tuple(record["hotwords"])) if record["hotwords"] else HotwordList()
-    return Options(**{**record, "hotwords": hotwords})
+    vad = Thresholds(**record["vad"]) if record["vad"] else None
+    return Options(**{**record, "hotwords": hotwords, "vad": vad})
 
 
 @lru_cache(maxsize=64)
