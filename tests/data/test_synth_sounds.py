@@ -1,6 +1,10 @@
 """What the engines say and what is made of it: times against energy, pitch against the gender, styles against plain."""
 
+import functools
 import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from zhiyin.data.synth_rules import SPLITS
 from zhiyin.errors import UserError
 
 RATE_HZ = 16_000
+APART: list[ProcessPoolExecutor] = []
 ENGINES = [("espeak-ng", "en-us+m3"), ("flite", "kal16")]
 
 
@@ -28,13 +33,21 @@ needs_espeak = pytest.mark.skipif(not installed("espeak-ng"), reason="espeak-ng 
 needs_both = pytest.mark.skipif(not (installed("espeak-ng") and installed("flite")), reason="an engine is missing")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh_engines() -> Iterator[None]:
+    """Both keep a state; in a process of their own what they say does not depend on the tests before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        APART.append(pool)
+        yield
+    APART.clear()
+
+
 def said(engine: str, name: str, text: str, language: str = "en", words_per_minute: int = 150, **more: float) -> Said:
     """Words spoken."""
     words = synth_engines.syllables(text) if language == "zh" else text.split()
     tract = more.get("tract", 1.0)
-    return synth_engines.say(
-        engine, name, words, language, words_per_minute=words_per_minute, pitch=int(more.get("pitch", 50)), tract=tract
-    )
+    say = functools.partial(synth_engines.say, words_per_minute=words_per_minute, pitch=int(more.get("pitch", 50)))
+    return APART[0].submit(functools.partial(say, tract=tract), engine, name, words, language).result()
 
 
 def loud_s(samples_T: Float32) -> np.ndarray:

@@ -29,7 +29,7 @@ FORMAT = 1
 REVISION = "main"
 # What is needed beside the weights: configuration, tokenizer, templates, and what a licence asks to be kept with them.
 KINDS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICEN[SC]E*", "*[Nn]otice*", "NOTICE*", "README*")
-BUNDLE_FILES = ("*.onnx", "*.npy", "*.weights")  # only where a bundle.json stands beside them
+BUNDLE_FILES = ("*.onnx", "*.npy", "*.weights", "bigram.npz")  # only where a bundle.json stands beside them
 # Licences that allow use without conditions worth a question; any other one has to be accepted.
 FREE_LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-4.0")
 _SPARE_BYTES = 64 * 2**20  # left free on the disk
