@@ -157,6 +157,7 @@ def test_hotwords_are_kept_and_used(browser: Any, page_site: Site) -> None:
         page.get_by_text("More options").first.click()
         words = page.get_by_role("textbox", name="Hotwords").first
         words.fill("signal => Signal Co")
+        page.wait_for_function("window.zhiyin.recognise.hotwords.includes('Signal Co')")  # a person is slower anyway
         page.on("dialog", lambda dialog: dialog.accept("names"))
         page.get_by_role("button", name="Save hotwords").first.click()
         page.wait_for_function("window.zhiyin.recognise.saved === 'names'")
