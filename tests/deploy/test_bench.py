@@ -153,7 +153,7 @@ def test_inputs_are_speech_of_the_length_asked_and_the_same_each_time() -> None:
         (("--batch", "0"), "at least 1 is needed"),
         (("--task", "ser"), "cannot do ser; it can do: asr"),
         (("--compare", "elsewhere"), "model 'elsewhere' is not there"),
-        (("--compare", "npu:7"), "has only cpu here"),
+        (("--compare", "npu:7"), "device 'npu:7': torch has only "),
     ],
 )
 def test_nonsense_is_refused(tiny: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

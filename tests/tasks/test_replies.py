@@ -253,6 +253,7 @@ def test_odd_turns(reply: str, turns: list, text: str, unparsed: tuple) -> None:
 def test_marks_that_were_not_asked_are_no_text() -> None:
     parsed = read("granite-speech-plus", "[Speaker 1]: hello [T:45] you", "asr")
     assert (parsed.text, parsed.turns, parsed.unparsed) == ("hello you", (), ("[Speaker 1]:", "[T:45]"))
+    assert read("granite-speech-plus", "hello[T:45]you 你[T:7]好", "asr").text == "hello you 你好"
 
 
 # --- all of them

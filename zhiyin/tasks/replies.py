@@ -108,16 +108,18 @@ def _granite_plus(heard: Heard) -> Parsed:
     """
     if any(task.kind == "words" for task in heard.tasks):
         return _plus_words(heard)
-    turns: list[tuple[str, str]] = [("", "")]
+    turns: list[tuple[str, list[str]]] = [("", [""])]  # who, and what he said between marks
     odd = []
     for piece in _PLUS.finditer(heard.reply):
         if piece["text"] is not None:
-            turns[-1] = (turns[-1][0], turns[-1][1] + piece["text"])
+            turns[-1][1][-1] += piece["text"]
         elif piece["who"] is not None and heard.speakers:
-            turns.append((piece["who"], ""))
+            turns.append((piece["who"], [""]))
         else:
             odd.append(piece[0])
-    said = tuple(Turn(speaker, " ".join(text.split())) for speaker, text in turns if speaker or text.strip())
+            turns[-1][1].append("")  # a mark that was not asked for parts words, too
+    texts = [(speaker, _joined(parts)) for speaker, parts in turns]
+    said = tuple(Turn(speaker, text) for speaker, text in texts if speaker or text)
     text = join_words(turn.text for turn in said)
     odd += [f"[{turn.speaker}]:" for turn in said if not turn.text]
     odd += ["speakers: no turn"] if heard.speakers and len(turns) == 1 else []
@@ -129,17 +131,17 @@ def _plus_words(heard: Heard) -> Parsed:
     """Timed words. A word begins where the word or silence (``_ [T:45]``) before it ended; the model says ends only."""
     words: list[TimedWord] = []
     odd = []
-    last_cs, pending = 0, ""
+    last_cs, pending = 0, [""]  # text since the last time, between marks
     latest_cs = None if heard.duration_s is None else (heard.duration_s + _LATE_S) * 100
     for piece in _PLUS.finditer(heard.reply):
-        word = " ".join(pending.split())
         if piece["text"] is not None:
-            pending += piece["text"]
+            pending[-1] += piece["text"]
             continue
         if piece["cs"] is None:
             odd.append(piece[0])
+            pending.append("")
             continue
-        pending = ""
+        word, pending = _joined(pending), [""]
         end_cs = unwrapped(int(piece["cs"]), last_cs)
         if not word or (latest_cs is not None and end_cs > latest_cs):
             odd.append(f"{word} {piece[0]}".strip())
@@ -147,9 +149,14 @@ def _plus_words(heard: Heard) -> Parsed:
         if word != _SILENCE:
             words.append(TimedWord(word, last_cs / 100, end_cs / 100))
         last_cs = end_cs
-    odd += [pending.strip()] if pending.strip() not in ("", _SILENCE) else []
+    rest = _joined(pending)
+    odd += [rest] if rest not in ("", _SILENCE) else []
     text = join_words(word.text for word in words)
     return Parsed(heard.tasks, text, tuple(words), unparsed=tuple(odd))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return join_words(" ".join(part.split()) for part in parts)
 
 
 def unwrapped(wrapped_cs: int, last_cs: int) -> int:
