@@ -2,7 +2,7 @@
 
 import shutil
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,3 +162,18 @@ def spoken(path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(rate_hz)
         file.writeframes(np.concatenate([*pieces, np.zeros(4 * rate_hz, np.int16)]).tobytes())
+
+
+def plays(page: Any, segment: str, click: Callable[[], None]) -> None:
+    """Whether a segment is marked as playing after `click`; one of a second may be over before it is looked at."""
+    page.evaluate(
+        """(selector) => {
+  const segment = document.querySelector(selector);
+  window.wasPlayed = false;
+  new MutationObserver(() => { window.wasPlayed ||= segment.classList.contains('zy-now'); })
+    .observe(segment, { attributes: true });
+}""",
+        segment,
+    )
+    click()
+    page.wait_for_function("window.wasPlayed")

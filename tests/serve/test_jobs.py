@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from tests.serve.rows import done, new, result
 from zhiyin.ask import Options
+from zhiyin.audio.vad import Thresholds
 from zhiyin.config import build
 from zhiyin.result import Result, Segment
 from zhiyin.serve.job import STATES, new_id
@@ -38,7 +39,8 @@ def jobs(engine: Engine) -> Jobs:
 
 
 def test_what_is_added_comes_back(jobs: Jobs) -> None:
-    wish = Wish(("asr", "ser"), "", "zh", "en", ("张三", "a => b"), True, False, False, "plain", "split", "pocket")
+    wish = Wish(("asr", "ser"), "", "zh", "en", ("张三", "a => b"), True, False, False, "plain", "split")
+    wish = replace(wish, vad=Thresholds(min_silence_s=0.7), model="pocket")
     before = datetime.now(timezone.utc)
     id = new_id()
     job = new(jobs, wish=wish, duration_s=2.5, batch="周一", id=id, audio=f"ab/{id}.wav")

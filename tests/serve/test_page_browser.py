@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.page import Site, tab, visit
+from tests.serve.page import Site, plays, tab, visit
 from tests.serve.server import SAMPLES
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,7 @@ def test_a_recording_becomes_text_labels_and_segments_that_play(browser: Any, pa
         assert "gender\nfemale" in result.locator(".zy-big").inner_text()
         result.locator(".zy-mark").first.wait_for()
         assert result.locator(".zy-segment").count() == result.locator(".zy-mark").count() == 1
-        result.locator(".zy-when").click()
-        page.wait_for_function("document.querySelector('.zy-segment').classList.contains('zy-now')")
+        plays(page, ".zy-segment", result.locator(".zy-when").click)
         page.wait_for_function("document.querySelector('.zy-play').textContent === '▶'")  # it stops at its end
         seconds = float(result.locator(".zy-time").inner_text().split(" /")[0].removeprefix("0:"))
         assert 1.7 <= seconds <= 1.95  # the segment ends at 1.79 of 1.94 s

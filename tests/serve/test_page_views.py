@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.page import Site, tab, visit
+from tests.serve.page import Site, plays, tab, visit
 from tests.serve.server import SAMPLES
 
 pytestmark = pytest.mark.slow
@@ -82,8 +82,7 @@ def test_a_text_is_put_right_beside_the_original(browser: Any, here: Site) -> No
         page.get_by_role("button", name="Save").click()
         page.locator("dialog .zy-edited p", has_text="close the file, signal").wait_for()
         assert page.locator("dialog .zy-main p").nth(1).inner_text() == "close file signal"
-        page.locator("dialog .zy-when").click()
-        page.wait_for_function("document.querySelector('dialog .zy-segment').classList.contains('zy-now')")
+        plays(page, "dialog .zy-segment", page.locator("dialog .zy-when").click)
         page.keyboard.press("Escape")
         page.locator("tr", has_text="words-2.flac").locator(".zy-warn", has_text="edited").wait_for()
         page.locator(".zy-link", has_text="words-2.flac").click()
@@ -240,8 +239,7 @@ def test_everything_can_be_reached_by_keyboard(browser: Any, here: Site) -> None
         page.keyboard.press("Enter")  # the start has the focus
         page.locator("#zy-recognise-mountResult .zy-segment").wait_for()
         page.locator("#zy-recognise-mountResult .zy-when").focus()
-        page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('.zy-segment').classList.contains('zy-now')")
+        plays(page, ".zy-segment", lambda: page.keyboard.press("Enter"))
         tab(page, "History")
         page.locator(".zy-link").first.focus()
         page.keyboard.press("Enter")

@@ -135,9 +135,9 @@ def test_a_cookie_lives_as_long_as_its_token_and_its_time(wide: Small, monkeypat
     assert here.get("/api/whoami").json()["name"] == "ann"
     again = client(wide, "https://srv.example")  # a restart: the key stays
     value = here.cookies[COOKIE]
-    for changed, status in ((value, 200), (value[:-1] + "0", 401), (value.replace(".", "..", 1), 401), ("é", 401)):
-        assert again.get("/api/whoami", headers={"Cookie": f"{COOKIE}={changed}".encode()}).status_code in (status, 401)
-    assert again.get("/api/whoami", headers={"Cookie": f"{COOKIE}={value}"}).status_code == 200
+    other = value[:-1] + ("1" if value[-1] == "0" else "0")
+    for sent, status in ((value, 200), (other, 401), (value.replace(".", "..", 1), 401), ("é", 401)):
+        assert again.get("/api/whoami", headers={"Cookie": f"{COOKIE}={sent}".encode()}).status_code == status
     (ann,) = [token for token in wide.tokens.list() if token.name == "ann"]
     wide.tokens.revoke(ann.id)
     assert again.get("/api/whoami", headers={"Cookie": f"{COOKIE}={value}"}).status_code == 401

@@ -99,6 +99,7 @@ def _hand_over(gr: ModuleType, page: Any, form: str, fields: Mapping[str, Any]) 
         list(fields.values()),
         None,
         js=script,
+        trigger_mode="multiple",  # or what changes while the script runs is lost
         **_QUIET,
     )
 

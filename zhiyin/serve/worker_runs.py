@@ -217,7 +217,7 @@ class StreamRun:
 def options_of(record: dict[str, Any]) -> Options:
     """Options from a message; equal hotwords become one list, so that equal requests can be heard together."""
     hotwords = _hotwords(tuple(record["hotwords"])) if record["hotwords"] else HotwordList()
-    vad = Thresholds(**record["vad"]) if record["vad"] else None
+    vad = Thresholds(**record["vad"]) if record.get("vad") else None
     return Options(**{**record, "hotwords": hotwords, "vad": vad})
 
 
