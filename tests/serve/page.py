@@ -177,3 +177,15 @@ def plays(page: Any, segment: str, click: Callable[[], None]) -> None:
     )
     click()
     page.wait_for_function("window.wasPlayed")
+
+
+def write(page: Any, field: Any, text: str, setting: str) -> None:
+    """Write into a field until the scripts know of it: Gradio may still be preparing the page when a test writes."""
+    for _ in range(10):
+        field.fill(text)
+        for _ in range(20):
+            if page.evaluate(f"window.zhiyin?.{setting}") == text:
+                return
+            page.wait_for_timeout(100)
+        field.fill("")
+    raise AssertionError(f"{setting} does not become {text!r}")

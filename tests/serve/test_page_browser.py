@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.page import Site, plays, tab, visit
+from tests.serve.page import Site, plays, tab, visit, write
 from tests.serve.server import SAMPLES
 
 pytestmark = pytest.mark.slow
@@ -155,8 +155,7 @@ def test_hotwords_are_kept_and_used(browser: Any, page_site: Site) -> None:
     with visit(browser, page_site) as page:
         page.get_by_text("More options").first.click()
         words = page.get_by_role("textbox", name="Hotwords").first
-        words.fill("signal => Signal Co")
-        page.wait_for_function("window.zhiyin.recognise.hotwords.includes('Signal Co')")  # a person is slower anyway
+        write(page, words, "signal => Signal Co", "recognise.hotwords")
         page.on("dialog", lambda dialog: dialog.accept("names"))
         page.get_by_role("button", name="Save hotwords").first.click()
         page.wait_for_function("window.zhiyin.recognise.saved === 'names'")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.page import Site, plays, tab, visit
+from tests.serve.page import Site, plays, tab, visit, write
 from tests.serve.server import SAMPLES
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ LISTED = """(wanted) => {
 
 def search(page: Any, text: str, expected: set[str]) -> None:
     """Type into the search field until the list is what it should be."""
-    page.locator("#zy-search textarea, #zy-search input").fill(text)
+    write(page, page.locator("#zy-search textarea, #zy-search input"), text, "history.text")
     page.wait_for_function(LISTED, arg=sorted(expected))
 
 
@@ -59,7 +59,7 @@ def test_history_is_searched_in_both_languages(browser: Any, here: Site) -> None
         search(page, "no such words anywhere", set())
         page.get_by_text("No records match").wait_for()
         page.get_by_text("Filters").click()
-        page.get_by_label("Label").fill("male")
+        write(page, page.get_by_label("Label"), "male", "history.label")
         search(page, "", {"words-2.flac", "words-4.flac", "digits-2.flac"} & labelled(here, "male"))
 
 
@@ -237,7 +237,7 @@ def test_everything_can_be_reached_by_keyboard(browser: Any, here: Site) -> None
         assert all(is_seen for name, is_seen in reached if name in wanted), reached
         page.locator("#zy-recognise-mountSource input[type=file]").set_input_files(SAMPLES / "words-1.flac")
         page.keyboard.press("Enter")  # the start has the focus
-        page.locator("#zy-recognise-mountResult .zy-segment").wait_for()
+        page.locator("#zy-recognise-mountResult .zy-main p").wait_for()  # the result, no longer the progress
         page.locator("#zy-recognise-mountResult .zy-when").focus()
         plays(page, ".zy-segment", lambda: page.keyboard.press("Enter"))
         tab(page, "History")
