@@ -93,6 +93,29 @@ def test_what_cannot_be_done_fails_with_one_line(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_recordings_are_not_kept_where_that_is_set(tmp_path: Path) -> None:
+    """One that failed is: it can be tried again."""
+    sample = SAMPLES / "digits-1.flac"
+    broken = tmp_path / "broken.flac"
+    broken.write_bytes(b"no audio at all")
+
+    async def one(file: Path, **settings: Any) -> tuple[Job, Path]:
+        async with running(tmp_path / "data", **settings) as bench:
+            given = bench.submit(file)
+            return await bench.dispatcher.wait(given.id), bench.folders.audio / given.audio
+
+    async def main() -> None:
+        kept, first = await one(sample)
+        assert kept.audio and first.exists()
+        gone, path = await one(sample, keep_audio=False)
+        assert gone.state == "done" and gone.text and gone.audio == "" and not path.exists()
+        assert not first.exists()  # what was kept before goes at the start
+        failed, path = await one(broken, keep_audio=False)
+        assert failed.state == "failed" and failed.audio and path.exists()
+
+    asyncio.run(main())
+
+
 def test_events_tell_everything_also_to_who_comes_late(tmp_path: Path) -> None:
     audio = long_recording(tmp_path, 250.0)
 

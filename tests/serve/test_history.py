@@ -279,8 +279,9 @@ def test_recordings(history: History, jobs: Jobs, kept: Folders) -> None:
     job = done(jobs, id=id, audio=recording(kept, id))
     path = history.recording(job)
     assert path is not None and path.read_bytes() == b"x" * 1000
-    history.drop_recording(job)
-    assert not path.exists() and history.recording(job) is None
+    path.unlink()
+    jobs.forget_audio(id)
+    assert history.recording(job) is None
     assert (now := jobs.get(id, None)) and now.audio == "" and history.recording(now) is None and now.text
     (kept.data / "secret.wav").touch()
     for outside in ("../secret.wav", str(kept.data / "secret.wav"), "..", "", "a/b"):

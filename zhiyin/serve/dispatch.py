@@ -57,6 +57,9 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Take up what was left, and start the workers; their models are loaded later."""
+        if not self._settings.keep_audio:  # what a crash left between the two steps of `_drop`
+            for job in await self._books.ask(self._jobs.understood_with_audio):
+                await self._books.ask(self._drop, job)
         for job in await self._books.ask(self._jobs.unfinished):
             await self._take_up(job)
         self._crew.start()
@@ -302,12 +305,20 @@ class Dispatcher:
             child.succeeded()
             await self._settle(job.id, partial(self._keep, job, message, child.state.model_hash))
 
+    def _drop(self, job: Job) -> None:
+        """Remove a recording that was understood and is not to be kept."""
+        if job.audio:
+            (self._folders.audio / job.audio).unlink(missing_ok=True)
+            self._jobs.forget_audio(job.id)
+
     def _keep(self, job: Job, message: dict[str, Any], model_hash: str) -> None:
         """What came of a job, into the database; nothing of a cancelled one."""
         if "error" in message:
             self._jobs.fail(job.id, message["error"])
         elif "result" in message:
-            self._jobs.finish(job.id, build(Result, message["result"], f"result of job {job.id}"), model_hash)
+            found = build(Result, message["result"], f"result of job {job.id}")
+            if self._jobs.finish(job.id, found, model_hash) and not self._settings.keep_audio:
+                self._drop(job)
 
     def _lost(self, child: Child, why: str) -> None:
         """The process of a worker has ended."""

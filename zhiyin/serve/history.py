@@ -167,14 +167,6 @@ class History:
         inside = path.is_relative_to(self._folders.audio.resolve())
         return path if inside and path.is_file() else None
 
-    def drop_recording(self, job: Job) -> None:
-        """Remove the recording of a job and keep the rest."""
-        path = self.recording(job)
-        if path is not None:
-            path.unlink(missing_ok=True)
-        with writing(self._engine) as connection:
-            connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(audio=""))
-
     def purge(self, older_than_days: float, dry_run: bool = False, *, deleted_days: float = 0.0) -> Purged:
         """Remove old rows and their recordings for good; open jobs stay.
 

@@ -152,6 +152,12 @@ class Jobs:
         with writing(self._engine) as connection:
             connection.execute(update(JOBS).where(JOBS.c.id == id).values(audio=""))
 
+    def understood_with_audio(self) -> list[Job]:
+        """Done jobs whose recording is still kept."""
+        with reading(self._engine) as connection:
+            is_kept = (JOBS.c.state == "done") & (JOBS.c.audio != "")
+            return [job_of(row) for row in connection.execute(whole(BRIEF).where(is_kept))]
+
     def unfinished(self) -> list[Job]:
         """Queued and running jobs, oldest first."""
         with reading(self._engine) as connection:
