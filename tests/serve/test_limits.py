@@ -27,6 +27,12 @@ class Clock:
         return self.now_s
 
 
+def passes(limits: Allowance, name: str) -> None:
+    """Somebody gets a place, and gives it back."""
+    with limits.admit(name):
+        pass
+
+
 def allowance(tmp_path: Path, **given: Any) -> tuple[Allowance, Jobs, Small]:
     service = small(tmp_path / "data", limits=Limits(**given))
     jobs = Jobs(service.tokens._engine)
@@ -82,16 +88,16 @@ def test_rate_forgets_whom_it_has_not_seen() -> None:
 def test_jobs_of_one_user_and_of_all(tmp_path: Path) -> None:
     limits, jobs, _ = allowance(tmp_path, jobs=4, jobs_per_user=3)
     ids = [add(jobs, "ann") for _ in range(3)]
-    too_many = refused(lambda: limits.check_user("ann"))
+    too_many = refused(lambda: passes(limits, "ann"))
     assert too_many.status == 429 and too_many.code == "too_many_jobs" and too_many.headers()["Retry-After"] == "5"
-    limits.check_user("bob")
+    passes(limits, "bob")
     add(jobs, "bob")
-    assert refused(lambda: limits.check_user("bob")).status == 503
+    assert refused(lambda: passes(limits, "bob")).status == 503
     jobs.claim(ids[0])
-    assert refused(lambda: limits.check_user("bob")).status == 503  # running ones count
+    assert refused(lambda: passes(limits, "bob")).status == 503  # running ones count
     jobs.cancel(ids[0])
-    limits.check_user("bob")
-    limits.check_user("ann")
+    passes(limits, "bob")
+    passes(limits, "ann")
 
 
 def test_recordings_that_are_arriving_hold_their_places(tmp_path: Path) -> None:
@@ -129,14 +135,14 @@ def test_many_threads_never_pass_the_limit(tmp_path: Path) -> None:
 def test_a_day(tmp_path: Path) -> None:
     limits, jobs, _ = allowance(tmp_path, bytes_per_day=100, audio_s_per_day=50.0)
     add(jobs, "ann", size=99, duration_s=1)
-    limits.check_user("ann")
+    passes(limits, "ann")
     job = add(jobs, "ann", size=1, duration_s=1)
-    over = refused(lambda: limits.check_user("ann"))
+    over = refused(lambda: passes(limits, "ann"))
     assert over.status == 429 and "100 bytes today" in str(over) and 0 < int(over.headers()["Retry-After"]) <= 86400
     jobs.cancel(job)
-    assert refused(lambda: limits.check_user("ann")).status == 429
+    assert refused(lambda: passes(limits, "ann")).status == 429
     add(jobs, "bob", size=1, duration_s=50)
-    assert "50 s of audio" in str(refused(lambda: limits.check_user("bob")))
+    assert "50 s of audio" in str(refused(lambda: passes(limits, "bob")))
 
 
 def test_streams(tmp_path: Path) -> None:

@@ -74,10 +74,6 @@ class Allowance:
             message = "the disk of the service is full; remove recordings from the history, or ask whoever runs it"
             raise Refusal(507, "no_space", message, retry_after_s=60)
 
-    def check_user(self, name: str) -> None:
-        """Raises 503 or 429 if the service or this user has no room for one more job. Asks the database."""
-        self.admit(name).__exit__()
-
     def admit(self, name: str) -> Place:
         """A place for one more job, to be held until the job is in the database. Asks the database: not in the loop.
 
