@@ -129,7 +129,7 @@ def _prepare(
     train, dev = _corpora(stage, beside, folder, inputs)
     say(f"records: {len(train.records)} train, {len(dev.records)} dev")
     tasks = table.with_labels([task for task in table.TASKS if task.id in stage.spec.tasks], stage.spec.labels)
-    if inputs.start is not None and not (folder / files.TOKENIZER).exists():
+    if inputs.start is not None and "tokenizer" not in stage.fresh and not (folder / files.TOKENIZER).exists():
         _copy(inputs.start / files.TOKENIZER, folder / files.TOKENIZER)
     tokenizer = _tokenizer(folder / files.TOKENIZER, stage, train.records, tasks)
     model = begin(stage, tokenizer, inputs.start)
@@ -286,6 +286,8 @@ def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
             return checkpoint.load(start)[0]
     else:
         config = sizes(stage.model, tokenizer)
+    if "tokenizer" in stage.fresh:
+        config = replace(config, decoder=replace(config.decoder, vocab_size=tokenizer.get_vocab_size()))
     model = build(config, stage.run.seed)
     if start is not None:
         start_from(model, start, stage.fresh)
@@ -314,13 +316,14 @@ def build(config: ModelConfig, seed: int) -> SpeechLM:
 
 
 def start_from(model: SpeechLM, folder: Path, fresh: Sequence[str] = ()) -> None:
-    """Give a model the weights of a checkpoint of the same sizes, but for the parts named in `fresh`.
+    """Give a model the weights of a checkpoint, but for the parts named in `fresh`; the others have the same sizes.
 
     Raises:
         UserError: the checkpoint is damaged, or its sizes are others than the stage's.
     """
-    own = {n: value for n, value in model.state_dict().items() if n.startswith(tuple(f"{part}." for part in fresh))}
-    weights = {**checkpoint.load(folder)[0].state_dict(), **own}
+    theirs = checkpoint.load(folder)[0].state_dict()
+    kept = {name: value for name, value in theirs.items() if not any(f"{name}.".startswith(f"{part}.") for part in fresh)}
+    weights = {**model.state_dict(), **kept}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
