@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 FAULTS = 1  # exit code of a check that found something
 
 app = typer.Typer(
-    help="Manifests: check, stats, split, import, export, shard, synth.", no_args_is_help=True, rich_markup_mode=None
+    help="Manifests: check, stats, split, import, export, shard, synth, label.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _FILE = typer.Argument(metavar="FILE", help="A manifest (.jsonl).")
@@ -226,6 +228,37 @@ def synth(
     if made.new_s:
         rate = made.new_s / (monotonic() - begun_s)
         typer.echo(f"{made.new_s / 3600:.2f} h made, {rate:.0f} times as fast as it plays, {jobs} processes", err=True)
+
+
+@app.command()
+def label(
+    file: Annotated[Path, _FILE],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new manifest.")],
+    task: Annotated[str, typer.Option("--task", metavar="A,B", help="What is added where it is not known.")] = "asr",
+    at_least: Annotated[
+        float, typer.Option("--at-least", min=0, max=1, help="Least confidence of what is taken.")
+    ] = 0.0,
+    model: Annotated[str, typer.Option("--model", metavar="PATH|NAME", help="Default: pocket.")] = "",
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run.")] = "auto",
+) -> None:
+    """Add what a model hears (transcripts, labels) to records that have no truth for it; what is known stays."""
+    import zhiyin
+    from zhiyin.cli_progress import Progress
+    from zhiyin.data import manifest
+    from zhiyin.evaluate import label as labelling
+
+    records = manifest.read(file)
+    loaded = zhiyin.load(model or None, device).loaded
+    with Progress(len(records)) as progress:
+        found = labelling.label(
+            records, loaded, task.split(","), at_least=at_least, report=lambda record: progress.start(record.id)
+        )
+    manifest.write(out, found.records)
+    typer.echo(_wrote(out, found.records))
+    typer.echo(f"{found.added} with something new, {len(found.unsure)} not sure enough, {len(found.failed)} failed")
+    for line in found.failed:
+        typer.echo(line, err=True)
+    raise typer.Exit(1 if found.failed else 0)
 
 
 def _check_shards(place: str) -> int:

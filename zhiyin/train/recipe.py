@@ -322,7 +322,9 @@ def start_from(model: SpeechLM, folder: Path, fresh: Sequence[str] = ()) -> None
         UserError: the checkpoint is damaged, or its sizes are others than the stage's.
     """
     theirs = checkpoint.load(folder)[0].state_dict()
-    kept = {name: value for name, value in theirs.items() if not any(f"{name}.".startswith(f"{part}.") for part in fresh)}
+    kept = {
+        name: value for name, value in theirs.items() if not any(f"{name}.".startswith(f"{part}.") for part in fresh)
+    }
     weights = {**model.state_dict(), **kept}
     try:
         model.load_state_dict(weights)
