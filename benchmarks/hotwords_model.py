@@ -22,7 +22,7 @@ from zhiyin.audio import front_end
 from zhiyin.audio.features import Float32
 from zhiyin.audio.io import load
 from zhiyin.data.corpora import speech_pack
-from zhiyin.data.synth import Voice, say
+from zhiyin.data.synth_engines import say
 from zhiyin.runtime.base import Encoded
 from zhiyin.runtime.bias import build, spellings
 from zhiyin.runtime.generate import Prompt, decode
@@ -51,12 +51,15 @@ def clips(pack: Path, plain: int) -> list[Clip]:
     """Everything that is measured."""
     records = [record for split in ("dev", "test") for record in speech_pack.read(pack, split)]
     found = [Clip(load(one.audio), one.text, one.text, "wake words") for one in records if one.source == "pico_ww"]
-    for voice, frames, names in (("en-us+f4", FRAMES_EN, TERMS_EN), ("cmn+m5", FRAMES_ZH, TERMS_ZH)):
-        speaker = Voice("espeak-ng", voice, voice[:2], "")
-        group = f"names, {speaker.name}"
+    for language, voice, frames, names in (
+        ("en", "en-us+f4", FRAMES_EN, TERMS_EN),
+        ("zh", "cmn-latn-pinyin+m5", FRAMES_ZH, TERMS_ZH),
+    ):
+        group = f"names, {voice}"
         for i, name in enumerate(names):
             text = frames[i % len(frames)].format(name.lower())
-            found.append(Clip(say(speaker, text), text, name.lower(), group))
+            said = say("espeak-ng", voice, words(text), language, words_per_minute=150, pitch=50)
+            found.append(Clip(said.samples_T, text, name.lower(), group))
     others = [one for one in records if one.source in NO_NAMES and one.text]
     return found + [
         Clip(load(one.audio), one.text, "", "no hotword") for one in others[:: max(1, len(others) // plain)]

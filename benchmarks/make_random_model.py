@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--heads-per-key", type=int, default=6, help="of the decoder; 6 as in Qwen2 of 1.5 B")
     parser.add_argument("--reply-tokens", type=int, default=40)
     args = parser.parse_args()
     torch.manual_seed(1)
@@ -37,7 +38,7 @@ def main() -> None:
         width=args.width,
         num_layers=args.layers,
         num_heads=heads,
-        num_kv_heads=heads,
+        num_kv_heads=heads // args.heads_per_key,
         head_width=64,
         ffn_width=4 * args.width,
     )

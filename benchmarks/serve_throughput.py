@@ -1,6 +1,7 @@
 """Throughput of the workers behind `zhiyin serve`: short recordings one at a time, many at once, and another way.
 
-    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--at-once 32] [--memory 600] [--model DIR]
+    python benchmarks/serve_throughput.py [--tasks asr] [--requests 128] [--alone 16] [--at-once 32] [--model DIR]
+        [--memory 600]
 
 prints, for the pocket model (or another) on this machine,
 
@@ -26,11 +27,16 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
+from typing import Any
+
+import soundfile
 
 from zhiyin.runtime import device_state
 from zhiyin.serve import database
+from zhiyin.serve.bookkeeper import Bookkeeper
 from zhiyin.serve.dispatch import Dispatcher
 from zhiyin.serve.job import Job, Wish
 from zhiyin.serve.jobs import Jobs
@@ -104,15 +110,21 @@ class Service:
         self.folders = folders(self.settings)
         self.jobs = Jobs(database.open(database.url(self.settings, self.folders)))
         self.batches = Batches()
-        self.dispatcher = Dispatcher(self.settings, self.jobs, self.batches)
+        self.books = Bookkeeper(self.jobs, self.folders.journals)
+        self.dispatcher = Dispatcher(self.settings, self.jobs, self.batches, self.books)
+        self.lengths_s: dict[str, float] = {}
+
+    def take(self, file: Path) -> None:
+        """Lay a recording into the folder of the service."""
+        shutil.copy(file, self.folders.audio / file.name)
+        self.lengths_s[file.name] = soundfile.info(file).duration
 
     async def understand(self, file: Path, tasks: str) -> Job:
         """One recording that lies in the folder of the service."""
         wish = Wish(tasks=tuple(tasks.split(",")))
-        job = await asyncio.to_thread(
-            lambda: self.jobs.add(
-                user="bench", mode="api", file_name=file.name, audio=file.name, sha256="", bytes=1, wish=wish
-            )
+        facts: dict[str, Any] = {"file_name": file.name, "audio": file.name, "duration_s": self.lengths_s[file.name]}
+        job = await self.books.once(
+            partial(self.jobs.add, user="bench", mode="api", sha256="", bytes=1, wish=wish, **facts)
         )
         self.dispatcher.submit(job)
         return await self.dispatcher.wait(job.id)
@@ -128,18 +140,20 @@ class Service:
         return Row(name, *times, statistics.mean(self.batches.sizes))
 
 
-async def ours(files: list[Path], args: argparse.Namespace, data: Path) -> tuple[list[Row], list[list[str]]]:
+async def ours(
+    files: list[Path], alone: list[Path], args: argparse.Namespace, data: Path
+) -> tuple[list[Row], list[list[str]]]:
     """One at a time, and many at once."""
     service = Service(data, args.threads, args.model)
     for file in set(files):
-        shutil.copy(file, service.folders.audio / file.name)
+        service.take(file)
     await service.dispatcher.start()
     try:
         await asyncio.gather(*(service.understand(file, args.tasks) for file in files[:16]))  # warm
         texts: list[list[str]] = [[], []]
 
         async def one_at_a_time() -> list[str]:
-            texts[0] = [(await service.understand(file, args.tasks)).text for file in files]
+            texts[0] = [(await service.understand(file, args.tasks)).text for file in alone]
             return texts[0]
 
         async def at_once() -> list[str]:
@@ -153,7 +167,7 @@ async def ours(files: list[Path], args: argparse.Namespace, data: Path) -> tuple
             return texts[1]
 
         rows = [
-            await service.measure("one at a time", files, one_at_a_time),
+            await service.measure("one at a time", alone, one_at_a_time),
             await service.measure(f"{args.at_once} at once", files, at_once),
         ]
         if args.memory:
@@ -196,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default="asr")
     parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--alone", type=int, default=0, help="recordings of the first two ways; by default as many")
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--memory", type=int, default=0, help="recordings to watch the memory over")
     parser.add_argument("--threads", type=int, default=0)
@@ -205,13 +220,14 @@ def main() -> None:
     args = parser.parse_args()
     found = [Path(name) for name in sorted(glob(args.files))]
     files = [found[i % len(found)] for i in range(args.requests)]
-    reference, texts = simple(files, args.tasks, args.model)
+    alone = files[: args.alone or len(files)]
+    reference, texts = simple(alone, args.tasks, args.model)
     data = Path(tempfile.mkdtemp(prefix="zhiyin-bench-"))
     try:
-        rows, own_texts = asyncio.run(ours(files, args, data))
+        rows, own_texts = asyncio.run(ours(files, alone, args, data))
     finally:
         shutil.rmtree(data)
-    assert own_texts == [texts, texts], "not the same texts"
+    assert [own_texts[0], own_texts[1][: len(alone)]] == [texts, texts], "not the same texts"
     print(f"tasks {args.tasks}, {args.requests} recordings, milliseconds per recording")
     print(f"{'':16} {'wall':>7} {'server CPU':>11} {'worker CPU':>11} {'mean batch':>11}")
     for row in (reference, *rows):

@@ -45,6 +45,7 @@ class FakeBackend:
         self.say, self.spec, self.words, self.encode_s, self.ctc = say, spec, words, encode_s, ctc
         self.batches: list[int] = []
         self.prompts: list[str] = []
+        self.told: list[str] = []  # what stands between the speech and the reply
 
     def encode(self, mels: Sequence[Float32]) -> list[Encoded]:
         """Speech vectors that carry the number of the window and its seconds."""
@@ -107,6 +108,8 @@ class FakeSession:
         assert set(kinds[begin + 1 : end]) == {SPEECH}
         asked = self.backend.words.decode([int(i) for i in row[:begin, 1]], skip_special_tokens=False)
         self.backend.prompts.append(asked)
+        after = [int(i) for i in row[end + 1 :, 1]]
+        self.backend.told.append(self.backend.words.decode(after, skip_special_tokens=False))
         text = self.backend.say(asked, int(row[begin + 1, 1]), float(row[begin + 1, 2]))
         ids = self.backend.words.encode(text.removesuffix(ENDLESS), add_special_tokens=False).ids
         assert self.backend.words.token_to_id("<unk>") not in ids, f"{text!r} holds a word the test did not announce"

@@ -189,7 +189,7 @@ def synth(
         str,
         typer.Argument(
             metavar="GRAMMAR",
-            help="pocket, digits, commands, chinese, questions, phrases, styles, events; or a .toml file.",
+            help="pocket, digits, commands, chinese, questions, phrases, orders, styles, events; or a .toml file.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
@@ -203,16 +203,20 @@ def synth(
         Path | None,
         typer.Option("--clips", metavar="FILE", help="A manifest of sounds to join with speech.", show_default=False),
     ] = None,
+    engines: Annotated[
+        str, typer.Option("--engines", metavar="A,B", help="espeak-ng and, as you like, flite and festival.")
+    ] = "espeak-ng,flite",
     shards: Annotated[bool, typer.Option("--shards", help="Pack each split into tars; no single files.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a folder that is not complete.")] = False,
 ) -> None:
-    """Make labelled speech with espeak-ng and flite; voices and sentences of dev and test are in no training record."""
+    """Make labelled speech with espeak-ng, flite, festival; voices and sentences of dev and test are not in train."""
     from time import monotonic
 
     from zhiyin.cli_progress import Progress
     from zhiyin.data import synth_run
 
-    plan = synth_run.Plan(grammar, records, hours, seed, dev, test, str(clips or ""))
+    speakers = tuple(engines.split(","))
+    plan = synth_run.Plan(grammar, records, hours, seed, dev, test, str(clips or ""), engines=speakers)
     begun_s = monotonic()
     with Progress(0) as progress:
         made = synth_run.run(

@@ -24,6 +24,10 @@ def train(
     start: Annotated[
         str, typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights; pocket: the packaged ones.")
     ] = "",
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="NAME=CHECKPOINT", help="Take a part, e.g. decoder, from another; repeatable."),
+    ] = None,
     device: Annotated[str, DEVICE] = "auto",
     processes: Annotated[
         int, typer.Option("--processes", metavar="N", min=1, help="On this machine; more than one: torchrun.")
@@ -33,7 +37,8 @@ def train(
     """Train a stage (extra `train`); stop it at any time and give the same command again."""
     from zhiyin import cli_recipe
 
-    given = cli_recipe.Given(stage, run, tuple(data or ()), tuple(dev or ()), pack, start, device, processes, threads)
+    named = tuple(data or ()), tuple(dev or ())
+    given = cli_recipe.Given(stage, run, *named, pack, start, tuple(part or ()), device, processes, threads)
     code, checkpoint = cli_recipe.train(given)
     if checkpoint is not None:
         typer.echo(checkpoint)
@@ -41,9 +46,15 @@ def train(
 
 
 def evaluate(
-    pack: Annotated[Path, typer.Option("--pack", metavar="DIR", help="The speech pack: its manifests and audio.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For results.jsonl, figures and report.html.")],
-    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "dev",
+    pack: Annotated[
+        Path | None,
+        typer.Option("--pack", metavar="DIR", help="The speech pack: its manifests and audio.", show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", metavar="FILE", help="A manifest or shards; may be repeated.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of the pack, and of the wordings of --ask.")] = "dev",
     limit: Annotated[int, typer.Option("--limit", min=0, help="About this many records, evenly spread; 0 is all.")] = 0,
     ask: Annotated[
         str, typer.Option("--ask", metavar="CODE,CODE", help="Ask in plain language, e.g. en,zh, instead of by tags.")
@@ -54,11 +65,13 @@ def evaluate(
     threads: Annotated[int | None, THREADS] = None,
     allow_fallback: Annotated[bool, FALLBACK] = False,
 ) -> None:
-    """Run a split through the main job and print its figures; resumes what was cut off."""
+    """Run a split of the pack, or manifests, through the main job and print the figures; resumes what was cut off."""
     from zhiyin import cli_recipe
 
     where = (model, device, backend, threads, allow_fallback)
-    typer.echo(cli_recipe.evaluate(pack, split, out, where, limit, ask), nl=False)
+    languages = tuple(filter(None, ask.split(",")))
+    asked = cli_recipe.Asked(pack, tuple(data or ()), split, out, limit, languages)
+    typer.echo(cli_recipe.evaluate(asked, where), nl=False)
 
 
 def init(

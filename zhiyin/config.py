@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import sys
 import typing
 from pathlib import Path
@@ -40,7 +41,7 @@ def build(kind: type[Settings], record: Any, where: str) -> Settings:
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: a table of settings was expected, got {record!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast(Any, kind))
     for name in record:
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=1)
@@ -52,6 +53,11 @@ def build(kind: type[Settings], record: Any, where: str) -> Settings:
     except TypeError as error:
         needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
         raise UserError(f"{where}: needs {', '.join(n for n in needed if n not in values)}") from error
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

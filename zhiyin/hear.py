@@ -19,9 +19,11 @@ from zhiyin.runtime.ctc_beam import beam_search
 from zhiyin.runtime.generate import Prompt, ctc_greedy, decode
 from zhiyin.runtime.load import Loaded
 from zhiyin.segments import make
+from zhiyin.tasks import render
 from zhiyin.tasks.families import Asked, Told
-from zhiyin.tasks.parse import Parsed
+from zhiyin.tasks.parse import FREE_TEXT_KINDS, Parsed
 from zhiyin.tasks.render import TimedWord
+from zhiyin.tasks.table import Task
 from zhiyin.text import align, hotword_ctc
 from zhiyin.text.guard import is_sure
 from zhiyin.text.hotword_list import HotwordList
@@ -74,6 +76,16 @@ class _Answer:
     confidence: float | None = None
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What a decoder is asked of an utterance of so many seconds, and the transcript that it is told, if any."""
+
+    encoded: Encoded
+    seconds: float
+    asked: Asked
+    heard: str = ""
+
+
 def hear(windows: Sequence[Window], asked: Asked, model: Loaded, hints: Hints | None = None) -> list[Segment]:
     """A segment for each window, guarded, with times of the recording; neighbours are not merged yet.
 
@@ -90,8 +102,11 @@ def hear(windows: Sequence[Window], asked: Asked, model: Loaded, hints: Hints | 
     if spec.ctc_transcript:
         answers = _draft_and_ask(windows, encoded, asked, model)
     else:
-        wanted = [_likely(asked, one, hints) for one in encoded]
-        answers = _ask(encoded, wanted, [_seconds(window) for window in windows], model, hints)
+        questions = [
+            _Question(one, _seconds(window), _likely(asked, one, hints))
+            for window, one in zip(windows, encoded, strict=True)
+        ]
+        answers = _ask(questions, model, hints=hints)
     found = [
         replace(make(window, answer.parsed, answer.flags), confidence=_rounded(answer.confidence))
         for window, answer in zip(windows, answers, strict=True)
@@ -120,70 +135,93 @@ def _likely(asked: Asked, encoded: Encoded, hints: Hints | None) -> Asked:
 
 
 def _ask(
-    encoded: Sequence[Encoded],
-    wanted: Sequence[Asked],
-    seconds: Sequence[float],
-    model: Loaded,
-    hints: Hints | None = None,
+    questions: Sequence[_Question], model: Loaded, *, hints: Hints | None = None, max_new_tokens: int = 0
 ) -> list[_Answer]:
-    """Everything from the decoder: its replies to what is asked of each utterance of so many seconds."""
-    if not wanted:
+    """The replies of the decoder; `max_new_tokens` where it need not say all that it would."""
+    if not questions:
         return []
     family = family_of(model.backend.spec)
-    memory_tokens = model.backend.spec.max_tokens
+    memory_tokens = max_new_tokens or model.backend.spec.max_tokens
     replies = decode(
         model.backend,
-        [_prompt(family.told(asked), one, model) for asked, one in zip(wanted, encoded, strict=True)],
-        max_new_tokens=max(family.limit_tokens(asked, memory_tokens) for asked in wanted),
+        [_prompt(family.told(one.asked, one.heard), one.encoded, model) for one in questions],
+        max_new_tokens=max(family.limit_tokens(one.asked, memory_tokens) for one in questions),
         repetition_penalty=family.repetition_penalty,
         bias=None if hints is None else hints.bias,
     )
     said = [_text(reply.ids, model, (*family.thinking, *family.marks)) for reply in replies]
     return [
         _Answer(
-            family.read(text, asked, duration_s=duration_s),
+            family.read(text, one.asked, duration_s=one.seconds),
             () if reply.ended else (UNFINISHED,),
             math.exp(reply.mean_logprob),
         )
-        for text, asked, duration_s, reply in zip(said, wanted, seconds, replies, strict=True)
+        for text, one, reply in zip(said, questions, replies, strict=True)
     ]
 
 
 def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked: Asked, model: Loaded) -> list[_Answer]:
-    """The transcript and its times from the CTC head, where they are asked; the rest from the decoder.
+    """The transcript from the CTC head; labels from the decoder, and from what it is told of that transcript the rest.
 
-    What an instruction wants is read from the tags of the decoder's reply to it, window by window.
+    What an instruction wants is read from the tags that the reply to it begins with, window by window.
     """
-    seconds = [_seconds(window) for window in windows]
-    understood = _ask(encoded, [asked] * len(encoded), seconds, model) if asked.instruction else []
-    wanted = [answer.parsed.tasks for answer in understood] or [asked.tasks] * len(encoded)
-    rests = [tuple(task for task in tasks if task.kind not in SPOKEN) for tasks in wanted]
-    rows = [i for i, rest in enumerate(rests) if rest]
-    open_questions = [replace(asked, instruction="", tasks=rests[i]) for i in rows]
-    replies = _ask([encoded[i] for i in rows], open_questions, [seconds[i] for i in rows], model)
-    answers = dict(zip(rows, replies, strict=True))
-    out = []
-    for i, tasks in enumerate(wanted):
-        answer = answers.get(i, _Answer(Parsed(tasks=tasks), ()))
-        if understood and not tasks:
-            answer = understood[i]
-        elif len(rests[i]) < len(tasks):
-            answer = _draft(windows[i], encoded[i], replace(answer.parsed, tasks=tasks), answer.flags, model)
-        out.append(answer)
-    return out
+    questions = [_Question(one, _seconds(window), asked) for window, one in zip(windows, encoded, strict=True)]
+    understood = _ask(questions, model, max_new_tokens=_tag_tokens(asked, model)) if asked.instruction else []
+    wanted = [answer.parsed.tasks for answer in understood] or [asked.tasks] * len(questions)
+    drafts: dict[int, _Answer] = {}
+    labels: dict[int, _Question] = {}
+    free: dict[int, _Question] = {}
+    for i, (tasks, question) in enumerate(zip(wanted, questions, strict=True)):
+        if rows := tuple(task for task in tasks if task.kind == "label"):
+            labels[i] = replace(question, asked=replace(asked, instruction="", tasks=rows))
+        if len(rows) < len(tasks):
+            drafts[i] = _draft(windows[i], encoded[i], tasks, model)
+        rows = tuple(task for task in tasks if task.kind in FREE_TEXT_KINDS)
+        if rows and (text := drafts[i].parsed.text):
+            free[i] = replace(question, asked=replace(asked, tasks=rows), heard=text)
+    labelled, replies = (dict(zip(some, _ask(list(some.values()), model), strict=True)) for some in (labels, free))
+    return [
+        _joined(tasks, drafts.get(i), labelled.get(i), replies.get(i)) if tasks or not understood else understood[i]
+        for i, tasks in enumerate(wanted)
+    ]
 
 
-def _draft(window: Window, encoded: Encoded, parsed: Parsed, flags: tuple[str, ...], model: Loaded) -> _Answer:
+def _tag_tokens(asked: Asked, model: Loaded) -> int:
+    """What the tags of all tasks need: as much of the reply to an instruction as says what it wants."""
+    tags = render.tags(asked.table, dialect=family_of(model.backend.spec).dialect)
+    return len(model.tokenizer.encode(tags, add_special_tokens=False).ids)
+
+
+def _joined(tasks: tuple[Task, ...], draft: _Answer | None, labelled: _Answer | None, free: _Answer | None) -> _Answer:
+    """One answer of its parts, each as sure as its first part."""
+    given = [part for part in (draft, labelled, free) if part is not None]
+    parsed = Parsed(tasks, unparsed=tuple(piece for part in given for piece in part.parsed.unparsed))
+    flags = tuple(flag for part in given for flag in part.flags)
+    confidence = next((part.confidence for part in given), None)
+    is_spoken = any(task.kind in SPOKEN for task in tasks)
+    if draft is not None and is_spoken:
+        parsed = replace(parsed, text=draft.parsed.text, words=draft.parsed.words)
+    if free is None and any(task.kind in FREE_TEXT_KINDS for task in tasks):
+        flags = (*flags, UNCERTAIN)  # there is nothing to answer or to translate
+    if labelled is not None:
+        parsed = replace(parsed, labels=labelled.parsed.labels)
+    if free is not None:
+        parsed = replace(parsed, answer=free.parsed.answer, translation=free.parsed.translation)
+        confidence = confidence if is_spoken else free.confidence
+    return _Answer(parsed, tuple(dict.fromkeys(flags)), confidence)
+
+
+def _draft(window: Window, encoded: Encoded, tasks: Sequence[Task], model: Loaded) -> _Answer:
     """The transcript of the CTC head, with word times where they are asked, or nothing where it is not sure of it."""
     ids, confidence = ctc_greedy(encoded.ctc_TV)
     if ids and model.bigram is not None and encoded.ctc_TV is not None:
         ids = beam_search(encoded.ctc_TV, model.bigram)
     text = _text(ids, model)
     if text and not _believed(text, confidence, window, model):
-        return _Answer(replace(parsed, text="", words=()), (*flags, UNCERTAIN), confidence)
-    wants_times = any(task.kind == "words" for task in parsed.tasks)
+        return _Answer(Parsed(()), (UNCERTAIN,), confidence)
+    wants_times = any(task.kind == "words" for task in tasks)
     words = _words(ids, encoded, window, model) if wants_times else ()
-    return _Answer(replace(parsed, text=text, words=words), flags, confidence)
+    return _Answer(Parsed((), text=text, words=words), (), confidence)
 
 
 def _believed(text: str, confidence: float, window: Window, model: Loaded) -> bool:

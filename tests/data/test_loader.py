@@ -10,12 +10,12 @@ import soundfile
 
 from zhiyin.audio.features import hz_to_mel, log_mel, mel_to_hz
 from zhiyin.audio.io import load
-from zhiyin.data import cache, synth, tokenizer
+from zhiyin.data import cache, tokenizer
 from zhiyin.data.augment import AugmentConfig, augment, warped
 from zhiyin.data.examples import TaskMix, make
+from zhiyin.data.joined import join_words
 from zhiyin.data.loader import Batch, Loader, LoaderConfig, Place
 from zhiyin.data.manifest import Record
-from zhiyin.errors import UserError
 from zhiyin.tasks.render import TimedWord
 
 RATE_HZ = 16_000
@@ -167,7 +167,7 @@ def test_weights_are_shares_of_records(records: list[Record], loader: Loader) ->
 
 
 def test_joined_words_are_where_their_times_say(records: list[Record], tmp_path: Path) -> None:
-    for record in synth.join_words(tmp_path, records, 5, seed=2):
+    for record in join_words(tmp_path, records, 5, seed=2):
         samples = load(record.audio)
         for word in record.words:
             inside = samples[int(word.start_s * RATE_HZ) + 400 : int(word.end_s * RATE_HZ) - 400]
@@ -177,12 +177,6 @@ def test_joined_words_are_where_their_times_say(records: list[Record], tmp_path:
             gaps[max(0, int(word.start_s * RATE_HZ) - 2) : int(word.end_s * RATE_HZ) + 2] = False
         assert np.abs(samples[gaps]).max() < 0.01
         assert record.text == " ".join(["la"] * len(record.words))
-
-
-def test_a_missing_synthesiser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="flite is not installed"):
-        synth.say(synth.voices()[0], "hello")
 
 
 def test_short_recordings_come_first(records: list[Record], loader: Loader) -> None:

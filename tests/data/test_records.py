@@ -14,7 +14,7 @@ from zhiyin.data.corpora import speech_pack
 from zhiyin.data.examples import TaskMix
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
-from zhiyin.tasks import table
+from zhiyin.tasks import instructions, table
 from zhiyin.tasks.parse import parse
 from zhiyin.tasks.render import TimedWord
 
@@ -76,8 +76,18 @@ def test_the_speech_pack_becomes_records(shared: Path) -> None:
         assert ("srwt" in record.tasks) == ("SRWT" in row["tasks"])
         if "SER" in row["tasks"]:
             assert record.labels["ser"] == {"angry": "anger"}.get(row["emotion"], row["emotion"])
+        assert ("sttc" in record.tasks) == ("INTENT" in row["tasks"]) == bool(record.instruction)
+        assert record.answer == row.get("slots", {}).get("coffeeDrink", "")
     assert {r.text for r in records if r.source == "donateacry"} == {""}, "a cry holds no words"
     assert {r.labels.get("ved") for r in records if r.source == "donateacry"} == {"cry"}
+
+
+def test_orders_ask_for_the_drink_in_wordings_of_their_split(shared: Path) -> None:
+    for split in instructions.SPLITS:
+        asked = {r.instruction for r in speech_pack.read(shared / "data", split) if r.tasks == ("sttc",)}
+        ways = {one for language in instructions.LANGUAGES for one in instructions.about("drink", language, split)}
+        assert asked <= ways and len(asked) >= 8
+        assert {any("\u4e00" <= c <= "\u9fff" for c in one) for one in asked} == {True, False}
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 1.0]))

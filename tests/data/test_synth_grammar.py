@@ -8,7 +8,7 @@ import pytest
 
 from zhiyin.data import synth_grammar, synth_lines, synth_numbers
 from zhiyin.data.synth_lines import Line
-from zhiyin.data.synth_rules import LANGUAGES, SPLITS
+from zhiyin.data.synth_rules import LANGUAGES, SPLITS, grammar_of, id_of
 from zhiyin.errors import UserError
 from zhiyin.text import itn
 
@@ -139,6 +139,20 @@ def test_answers_are_right() -> None:
     )
 
 
+def test_an_order_is_asked_for_its_drink() -> None:
+    for line in lines("orders", "test", 60):
+        assert line.topic == "drink" and f" {line.answer} " in f" {line.text} "
+    assert not any(line.topic for line in lines("questions", "test", 60))
+
+
+def test_ids_tell_runs_and_grammars() -> None:
+    assert id_of("my-own_2", "0a1b2c", 12) == "syn_my-own_2_0a1b2c_0000012"
+    for name in ("my-own_2", "digits"):
+        assert grammar_of(id_of(name, "0a1b2c", 12)) == grammar_of(f"more_{id_of(name, '000000', 3)}") == name
+    assert grammar_of("syn_digits_0000003") == "digits", "as ids were before runs stood in them"
+    assert grammar_of("grid_s1_0000003") == grammar_of("") == ""
+
+
 def test_a_digit_string_is_translated_digit_by_digit() -> None:
     places = {synth_numbers.digit(value, "en"): synth_numbers.digit(value, "zh") for value in range(10)}
     found = [line for line in lines("digits", "train", 400) if line.into == "zh"]
@@ -182,6 +196,8 @@ RULE = '[[rules]]\nid = "x"\n'
         (RULE + 'text = { en = ["{a}"] }\n[slots.a]\nen = ["x"]\nzh = ["y", "z"]', "all need as many"),
         (RULE + 'text = { en = ["{a}"] }\n[slots.a]\nnumbers = [3, 1]', "the lowest comes first"),
         (RULE + 'text = { en = ["{a}"] }\n[slots.a]\nnumbers = [1, 3]\nen = ["x"]', "needs one of"),
+        (RULE + 'text = { en = ["yes"] }\ntopic = "drinc"\nanswer = { en = "tea" }', "did you mean 'drink'"),
+        (RULE + 'text = { en = ["yes"] }\ntopic = "drink"', "needs an answer"),
         (RULE + 'txet = { en = ["yes"] }', "did you mean 'text'"),
         ('[[include]]\nname = "digitz"', "did you mean 'digits'"),
         ('[[include]]\nname = "mine.toml"', "includes itself"),

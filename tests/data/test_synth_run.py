@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 from tests.data.test_synth_sounds import installed
 from zhiyin.cli import app
-from zhiyin.data import check, manifest, shards, synth_lines, synth_make, synth_run
+from zhiyin.data import check, manifest, shards, sources, synth_lines, synth_make, synth_run
 from zhiyin.data.synth_run import Plan
 from zhiyin.errors import UserError
+from zhiyin.tasks import instructions
 
 pytestmark = pytest.mark.skipif(not (installed("espeak-ng") and installed("flite")), reason="an engine is missing")
 STYLES = {"ssr": ("normal", "slow", "fast", "whisper", "shout")}
@@ -226,6 +228,33 @@ def test_the_command_makes_a_set(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
     assert plan["complete"] and plan["seed"] == 2 and plan["grammar"] == "questions"
     assert all(record.answer for some in read(tmp_path / "out").values() for record in some)
+
+
+def test_two_runs_can_be_trained_together(tmp_path: Path) -> None:
+    """Ids differ where recordings do: another seed, grammar, shares or clips; more of the same has the same ids."""
+    plans = [
+        Plan("digits", records=6, dev=0, test=0),
+        Plan("digits", records=6, dev=0, test=0, seed=2),
+        Plan("pocket", records=6, dev=0, test=0),
+        Plan("digits", records=6, dev=0, test=30),
+    ]
+    ids = []
+    for place, plan in enumerate(plans[:2]):
+        synth_run.run(plan, tmp_path / str(place))
+        ids.append({one.id for one in read(tmp_path / str(place))["train"]})
+    corpus = sources.read([sources.Source(f"{place}/train.jsonl") for place in range(2)], tmp_path)
+    assert {record.id for record in corpus.records} == ids[0] | ids[1] and len(corpus.records) == 12
+    runs = {synth_run.kit(plan).run for plan in plans}
+    assert len(runs) == 4 and all(len(run) == 6 for run in runs)
+    assert synth_run.kit(replace(plans[0], records=0, hours=2.0, dev=0.0)).run == synth_run.kit(plans[0]).run
+
+
+def test_orders_ask_for_the_drink() -> None:
+    kit = synth_run.kit(Plan("orders", records=5, dev=40, test=40))
+    for made in (synth_make.make(kit, number) for number in range(8)):
+        ways = [instructions.about("drink", language, made.split) for language in instructions.LANGUAGES]
+        assert made.record.instruction in (*ways[0], *ways[1])
+        assert "sttc" in made.record.tasks and made.record.answer in str(made.record.text)
 
 
 def test_what_is_drawn_depends_on_the_number_alone() -> None:

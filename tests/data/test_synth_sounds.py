@@ -123,15 +123,22 @@ def test_voices_named_female_are_higher_than_those_named_male() -> None:
 
 def test_voices_are_in_one_split() -> None:
     every = [
-        (name, split) for split in SPLITS for name in (*synth_voices.variants(split), *synth_voices.flite_voices(split))
+        (name, split)
+        for split in SPLITS
+        for voices in (synth_voices.variants, synth_voices.flite_voices, synth_voices.festival_voices)
+        for name in voices(split)
     ]
     assert len({name for name, _ in every}) == len(every)
+    home = dict(every)
+    assert home["slt"] == home["cmu_us_slt_arctic_hts"] and home["kal16"] == home["kal_diphone"], "the same people"
     rng = random.Random(5)
     homes: dict[str, set[str]] = {}
     for split in SPLITS:
         for language in synth_voices.ACCENTS:
             for _ in range(300):
-                voice = synth_voices.draw(language, split, rng, whispers=rng.random() < 0.2)
+                voice = synth_voices.draw(
+                    language, split, rng, whispers=rng.random() < 0.2, engines=synth_voices.ENGINES
+                )
                 homes.setdefault(voice.speaker.partition("@")[0], set()).add(split)
     assert len(homes) > 60 and all(len(splits) == 1 for splits in homes.values())
 

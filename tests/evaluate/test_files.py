@@ -1,6 +1,7 @@
 """Every kind of file gives the same rows; what is wrong is named with file and line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from zhiyin.cli import app
+from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
-from zhiyin.evaluate import files, judge
+from zhiyin.evaluate import files, judge, slices
 
 SAID = {"a": "turn left", "b": "向左转", "c": "nothing"}
 
@@ -141,3 +143,14 @@ def test_answers_go_to_a_judge_and_scores_come_back(tmp_path: Path) -> None:
     for score in (7, None, "good"):
         with pytest.raises(UserError, match="line 1: an id and a score from 0 to 1"):
             judge.read(lines(tmp_path / "scores.jsonl", [{"id": "a", "score": score}]))
+
+
+def test_made_speech_says_its_grammar_and_voice() -> None:
+    made = Record("more_syn_phrases_0a1b2c_0000007", Path("a.wav"), 1.0, ("ast",), source="synthetic", language="en")
+    row = {"tasks": ["ast"], "reference": {"translation": "das haus", "labels": {}}}
+    row |= files.about(replace(made, speaker="espeak:f3@0.97", translation="das haus"))
+    found = {key: of(row) for key, of in slices.KEYS.items()}
+    assert (found["source"], found["grammar"], found["speaker"]) == ("synthetic", "phrases", "espeak:f3")
+    assert found["direction"] == "en>de"
+    other = files.about(replace(made, source="mine", speaker="a@b"))["slice"]
+    assert other["speaker"] == "a@b" and "grammar" not in other

@@ -159,6 +159,25 @@ def test_the_tables_of_slices(run: Path) -> None:
     assert "| ser accuracy by |" in output and "| source | a |" in output and "MER" not in output
 
 
+def test_all_figures_of_requests_are_cut_by_their_language(run: Path) -> None:
+    rows = manifest.read_growing(run / "results.jsonl")
+    asked = [
+        {**row, "instruction": {"text": "?", "language": language}}
+        for row, language in zip(rows, ["en", "zh", "zh"] * 8, strict=True)
+    ]
+    for row in asked:
+        row["hypothesis"] = {**row.get("hypothesis", {}), "tasks": row["tasks"] if row["id"] != "r1" else []}
+    found = summary.summarize(asked, Options(), resamples=100)
+    tags = next(one for one in found.scored if (one.measure.task, one.measure.name) == ("instructions", "tags"))
+    assert [(part.key, part.value, part.count) for part in tags.slices] == [
+        ("asked in", "en", 8),
+        ("asked in", "zh", 16),
+    ]
+    assert [part.figure for part in tags.slices] == [1.0, 15 / 16]
+    page = html.page(found, run, "x")
+    assert "tags by asked in" in page and "worst by tags" not in page and "worst by followed" in page
+
+
 def test_the_worst_come_first(run: Path) -> None:
     rows = manifest.read_growing(run / "results.jsonl")
     found = summary.summarize(rows, Options(), resamples=100)

@@ -25,6 +25,21 @@ def chrf(pairs: list[tuple[str, str]]) -> float:
     return float(translation.chrf(sums_RK.astype(float))[0])
 
 
+@pytest.mark.parametrize(
+    ("text", "spoken", "language"),
+    [
+        ("房子太大 ok", "en", "zh"),
+        ("das haus", "en", "de"),
+        ("the house", "de", "en"),
+        ("the house", "", "en"),
+        ("家は大きい", "en", ""),
+        (" ", "en", ""),
+    ],
+)
+def test_the_language_of_a_translation(text: str, spoken: str, language: str) -> None:
+    assert translation.language_of(text, spoken) == language
+
+
 @needs_sacrebleu
 @pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
 def test_bleu_of_a_corpus(tokenize: str) -> None:

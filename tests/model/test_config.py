@@ -32,6 +32,10 @@ def test_frames_per_vector(strides, frames):
         {"decoder": {"num_heads": 28, "num_kv_heads": 5}},
         {"decoder": {"head_width": 7}},
         {"projector": {"width": 10, "num_heads": 4}},
+        {"projector": {"voice_stats": "functional", "voice_mels": 80}},
+        {"projector": {"voice_stats": "functionals"}},
+        {"projector": {"voice_stats": "functionals", "voice_mels": 28}},
+        {"projector": {"voice_dropout": 1.0}},
     ],
 )
 def test_a_wrong_record_is_one_clear_line(record):

@@ -150,15 +150,18 @@ def test_of_rows_that_hear_the_voice_alone_one_vector_is_left(device, tiny):
     assert torch.equal(rows[0], speech.vectors_BSD[0, :1]) and torch.equal(rows[1], speech.vectors_BSD[1, :3])
 
 
-def test_the_voice_comes_before_the_speech(device, tiny):
+@pytest.mark.parametrize("parts", [("voice",), ("pace",), ("voice", "pace")])
+def test_voice_and_pace_come_before_the_speech(device, tiny, parts):
     torch.manual_seed(0)
-    config = dataclasses.replace(tiny.config, projector=dataclasses.replace(tiny.config.projector, voice_mels=5))
-    voiced = SpeechLM(config).eval().to(device)
+    mels, pace = 5 if "voice" in parts else None, "pace" in parts
+    config = dataclasses.replace(tiny.config.projector, voice_mels=mels, pace=pace)
+    made = SpeechLM(dataclasses.replace(tiny.config, projector=config)).eval().to(device)
     mel, lengths = torch.randn(2, 8, 40).to(device), torch.tensor([40, 17], device=device)
-    speech = voiced.listen(mel, lengths)
-    rest, counts = voiced.projector(*voiced.encoder(mel, lengths))
-    assert torch.equal(speech.vectors_BSD[:, :1], voiced.projector.voice(mel, lengths))
-    assert torch.equal(speech.vectors_BSD[:, 1:], rest) and torch.equal(speech.vector_counts_B, counts + 1)
+    speech, encoded = made.listen(mel, lengths), made.encoder(mel, lengths)
+    rest, counts = made.projector(*encoded)
+    heard = {"voice": lambda: made.projector.voice(mel, lengths), "pace": lambda: made.projector.pace(*encoded)}
+    expected = torch.cat([*(heard[part]() for part in parts), rest], 1)
+    assert torch.equal(speech.vectors_BSD, expected) and torch.equal(speech.vector_counts_B, counts + len(parts))
 
 
 def test_a_louder_recording_has_the_same_voice(device):

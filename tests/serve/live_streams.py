@@ -22,6 +22,7 @@ from zhiyin.result import Segment
 from zhiyin.runtime.load import Loaded
 from zhiyin.serve import database, live_socket, realtime, security
 from zhiyin.serve.audit import Audit
+from zhiyin.serve.bookkeeper import Bookkeeper
 from zhiyin.serve.child import WorkerState
 from zhiyin.serve.history import History
 from zhiyin.serve.hotword_lists import HotwordLists
@@ -164,6 +165,7 @@ def serving(data: Path, streams: Streams, *, keep_audio: bool = True, **limits: 
         folders=places,
         engine=engine,
         jobs=jobs,
+        books=Bookkeeper(jobs, places.journals),
         history=History(engine, places),
         hotwords=HotwordLists(engine),
         dispatcher=streams,  # type: ignore[arg-type]

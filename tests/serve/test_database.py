@@ -165,7 +165,7 @@ def test_a_lock_is_waited_for(database_url: str) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    assert jobs.claim(id) is not None
+    assert jobs.claim(id)
     thread.join()
     assert (job := jobs.get(id, None)) and (job.state, job.user) == ("running", "other")
     engine.dispose()
@@ -182,7 +182,7 @@ def test_a_lock_that_stays_is_an_error_and_changes_nothing(database_url: str) ->
             jobs.claim(id)
         assert error.value.reason == "locked" and time.monotonic() - begin >= 0.3
         assert jobs.get(id, None) is not None  # who reads does not wait
-    assert jobs.claim(id) is not None
+    assert jobs.claim(id)
     engine.dispose()
     other.dispose()
 
@@ -209,7 +209,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     event.remove(engine, "begin", _no_room)
     with writing(engine) as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
-    assert jobs.claim(ids[0]) is not None
+    assert jobs.claim(ids[0])
     engine.dispose()
 
 
@@ -249,7 +249,7 @@ def test_kill_in_the_middle_of_a_transaction(database_url: str) -> None:
     with reading(engine) as connection:
         for table in _of_a_job():
             assert connection.execute(select(func.count()).select_from(table)).scalar() == 1
-    assert jobs.claim(id) is not None and add(jobs)
+    assert jobs.claim(id) and add(jobs)
     engine.dispose()
 
 
@@ -259,7 +259,7 @@ def test_many_writers_at_once(engine: Engine) -> None:
     def work(number: int) -> list[str]:
         ids = [add(jobs, f"{number}-{i}.wav") for i in range(3)]
         for id in ids:
-            assert jobs.claim(id) is not None
+            assert jobs.claim(id)
             jobs.progress(id, 1.0)
         return ids
 

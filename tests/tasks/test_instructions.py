@@ -3,7 +3,7 @@
 import json
 import re
 from difflib import SequenceMatcher
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from random import Random
 
 import pytest
@@ -80,6 +80,17 @@ def test_every_combination_has_forty_requests(key: str, language: str) -> None:
     assert not set(found["train"]) & (set(found["dev"]) | set(found["test"]))
 
 
+@pytest.mark.parametrize("language", instructions.LANGUAGES)
+def test_questions_with_answers_of_their_own_are_no_other_request(language: str) -> None:
+    found = {split: instructions.about("drink", language, split) for split in instructions.SPLITS}
+    every = {normal(one, language) for one in chain(*found.values())}
+    assert len(every) == sum(map(len, found.values())) >= 25 and min(map(len, found.values())) >= 4
+    for split in instructions.SPLITS:
+        assert not every & {normal(one.text, language) for one in instructions.all(split) if one.language == language}
+    with pytest.raises(UserError, match="about 'food'; topics: drink"):
+        instructions.about("food", language, "train")
+
+
 def test_there_are_many_requests_no_task_fits() -> None:
     for language in instructions.LANGUAGES:
         every = list(chain(*(instructions.phrasings((), language, split) for split in instructions.SPLITS)))
@@ -96,14 +107,23 @@ def test_splits_share_no_phrasing_and_no_near_duplicate(language: str) -> None:
     assert not wrong, wrong
 
 
+def ways(text: str) -> list[str]:
+    """Everything that a text with ``[a|b]`` in it can say."""
+    pieces = [piece[1:-1].split("|") if piece.startswith("[") else [piece] for piece in re.split(r"(\[.*?\])", text)]
+    return ["".join(chosen) for chosen in product(*pieces)]
+
+
 def test_parts_and_frames_are_in_one_split_only() -> None:
     parts = json.loads((instructions.FOLDER / "parts.json").read_text(encoding="utf-8"))
     frames = json.loads((instructions.FOLDER / "frames.json").read_text(encoding="utf-8"))
     for language in instructions.LANGUAGES:
         for kind in ("nouns", "clauses"):
             for name in ("joins", "frames", *TASK_IDS):
-                lists = [parts[language][split][name][kind] for split in instructions.SPLITS]
-                assert len(set(chain(*lists))) == sum(map(len, lists)), (language, name, kind)
+                train, *others = (
+                    {way for text in parts[language][split][name][kind] for way in ways(text)}
+                    for split in instructions.SPLITS
+                )
+                assert not train & (others[0] | others[1]) and not others[0] & others[1], (language, name, kind)
         for form in ("orders", "questions", "others"):
             lists = [frames["openings"][language][split][form] for split in instructions.SPLITS]
             assert len(set(chain(*lists))) == sum(map(len, lists)), (language, form)
@@ -132,7 +152,8 @@ def test_picked_requests_are_of_their_split_and_repeat_with_the_generator() -> N
         rng = Random(1)
         for split, own, other in (("train", train, test), ("test", test, train)):
             picked = [normal(instructions.pick(("ser",), language, split, rng), language) for _ in range(80)]
-            assert all(any(one in request for one in own) for request in picked)
+            found = [any(one in request for one in own) for request in picked]
+            assert all(found) if split == "test" else 30 <= sum(found) <= 70, "training requests are composed, too"
             assert not set(picked) & other
     first, second = ([instructions.pick(("asr", "sap"), "zh", "train", Random(7)) for _ in range(3)] for _ in range(2))
     assert first == second

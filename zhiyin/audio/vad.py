@@ -1,7 +1,9 @@
 """Where somebody speaks: spans of speech in a stream of audio, from Silero's probabilities with hysteresis."""
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -57,10 +59,7 @@ class Detector:
 
     def __init__(self, thresholds: Thresholds | None = None) -> None:
         self._thresholds = thresholds or Thresholds()
-        self._silero = Silero()
-        # As if silence came before: a recording that begins inside its first word is heard in 99 of 100 single
-        # digits instead of 90.
-        self._silero.probabilities(np.zeros(_WARM_UP_CHUNKS * CHUNK_SAMPLES, np.float32))
+        self._silero = copy(_after_silence(Silero))  # what it remembers is replaced, never changed
         self._rest_T = np.zeros(0, np.float32)  # less than a chunk
         self._chunks = 0
         self._start_s: float | None = None  # speech began here, before padding
@@ -124,6 +123,15 @@ class Detector:
         if self._peak < self._thresholds.peak or end_s - start_s < self._thresholds.min_speech_s:
             return None
         return Span(max(0.0, start_s - self._thresholds.pad_s), end_s + self._thresholds.pad_s, self._peak)
+
+
+@cache
+def _after_silence(network: type[Silero]) -> Silero:
+    """As if silence came before: a recording that begins inside its first word is heard in 99 of 100 single digits
+    instead of 90."""
+    silero = network()
+    silero.probabilities(np.zeros(_WARM_UP_CHUNKS * CHUNK_SAMPLES, np.float32))
+    return silero
 
 
 def spans(blocks: Iterable[Float32], *, thresholds: Thresholds | None = None) -> Iterator[Span]:

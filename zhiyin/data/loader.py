@@ -19,13 +19,16 @@ from zhiyin.audio.features import Float32
 from zhiyin.data import balance
 from zhiyin.data.augment import AugmentConfig, augment
 from zhiyin.data.cache import Features
-from zhiyin.data.examples import Example, TaskMix, make, text_only
+from zhiyin.data.examples import Example, TaskMix, make, misheard, text_only
 from zhiyin.data.manifest import Record
+from zhiyin.data.told import Texts
 from zhiyin.errors import UserError
 from zhiyin.tasks import table
 from zhiyin.text.score import words
 
 FRAMES_PER_S = 100
+_FREE = {"sttc", "ast"}
+_TEXT_DRAWS = 8  # rows drawn for each one of a batch without audio; half of an unsorted batch would be padding
 _OF_THE_VOICE = {"sgc", "sap", "ser", "ssr"}  # answers that would change with the vocal tract
 
 
@@ -52,6 +55,7 @@ class LoaderConfig:
         label_balance: the same for the labels of each task.
         text_share: share of the batches that have no audio (`examples.text_only`); 1 for a stage without audio.
         text_rows: rows of such a batch.
+        text_grammars: of such rows, what is told may also be sentences of these grammars (`data.synth_grammar`).
         keep_features: compute features once and keep them; 16 MB per hour and speed. Else they are computed each time.
         workers: threads that make batches.
     """
@@ -70,6 +74,7 @@ class LoaderConfig:
     label_balance: float = 0.0
     text_share: float = 0.0
     text_rows: int = 64
+    text_grammars: tuple[str, ...] = ()
     keep_features: bool = True
     workers: int = 1
 
@@ -93,6 +98,7 @@ class LoaderConfig:
 class Batch:
     """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids.
 
+    `heard`, where any row is told anything, are the ids after the speech, without loss.
     Of the rows marked in `voice_only_B` the decoder hears the voice vector alone. A batch without audio has no
     features, and its frames are 0.
     """
@@ -104,13 +110,14 @@ class Batch:
     transcripts: tuple[tuple[int, ...] | None, ...]
     ids: tuple[str, ...]
     voice_only_B: np.ndarray
+    heard: tuple[tuple[int, ...], ...] = ()
 
     def only(self, row: int) -> "Batch":
         """The batch of one row."""
         part = slice(row, row + 1)
         mel = None if self.mel_BMF is None else self.mel_BMF[part]
         said = self.prompts[part], self.targets[part], self.transcripts[part]
-        return Batch(mel, self.frames_B[part], *said, self.ids[part], self.voice_only_B[part])
+        return Batch(mel, self.frames_B[part], *said, self.ids[part], self.voice_only_B[part], self.heard[part])
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,7 @@ class Loader:
         seed: int,
         weights: Mapping[str, float] | None = None,
         tasks: Sequence[str] = (),
+        ctc_transcript: bool = False,
     ):
         """Prepare.
 
@@ -175,6 +183,8 @@ class Loader:
             seed: of all choices.
             weights: record id -> weight of its source, where that is not 1.
             tasks: what rows without audio ask for; by default what the records have.
+            ctc_transcript: whether the model is told the transcript before it answers or translates
+                (`runtime.base.ModelSpec`).
 
         Raises:
             UserError: nothing can be drawn.
@@ -195,6 +205,11 @@ class Loader:
         known = {task for record in self.records for task in record.tasks}
         self.tasks = tuple(tasks) or tuple(task.id for task in table.TASKS if task.id in known)
         self.texts = sorted({r.text for r in self.records if r.text}) if mix.transcript_share else []
+        self.heard = {r.id: r.text for r in records if r.text} if ctc_transcript else {}
+        told = [replace(r, text=self.heard[r.id]) for r in self.records if r.id in self.heard and _FREE & set(r.tasks)]
+        self.told = Texts(told, config.text_grammars if ctc_transcript else ())
+        spoken = sorted(set(self.heard.values())) if mix.misheard_share else []
+        self.vocabulary = sorted({word for text in spoken for word in words(text)})
         self._cumulated: dict[float, list[float]] = {}
 
     def batches(self, start: Place) -> Generator[tuple[Batch, Place], None, None]:
@@ -317,6 +332,7 @@ class Loader:
                     self.mix,
                     self.labels,
                     rng,
+                    heard=self._heard(one.record, rng),
                     shift_s=front / FRAMES_PER_S,
                     speed=one.speed,
                     time_step_s=self.time_step_s,
@@ -328,8 +344,16 @@ class Loader:
             padded[i, :, : mel.shape[1]] = mel
         return self._said(examples, padded, frames, tuple(one.record.id for one in group))
 
+    def _heard(self, record: Record, rng: random.Random) -> str:
+        """What a CTC head hears of a record, errors included, where the decoder is told it."""
+        text = self.heard.get(record.id, "") if _FREE & set(record.tasks) else ""
+        return misheard(text, self.mix.misheard_share, self.vocabulary, rng) if self.vocabulary else text
+
     def _text_batch(self, count: int, rng: random.Random) -> Batch:
-        examples = [text_only(self.tasks, self.texts, self.mix, rng) for _ in range(count)]
+        drawn = [text_only(self.tasks, self.texts, self.mix, rng, self.told) for _ in range(_TEXT_DRAWS * count)]
+        drawn.sort(key=lambda one: len(f"{one.prompt}{one.heard}{one.target}".encode()))  # bytes are much like tokens
+        part = rng.randrange(_TEXT_DRAWS) * count  # rows of like length, all lengths as often as they are drawn
+        examples = drawn[part : part + count]
         ids = tuple(example.prompt or example.target for example in examples)
         return self._said(examples, None, np.zeros(count, np.int64), ids)
 
@@ -344,6 +368,7 @@ class Loader:
             tuple(None if example.transcript is None else self._ids(example.transcript) for example in examples),
             ids,
             np.array([example.voice_only for example in examples]),
+            tuple(self._ids(example.heard) for example in examples),
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:

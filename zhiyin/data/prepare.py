@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zhiyin.data import synth
 from zhiyin.data.corpora import speech_pack
+from zhiyin.data.joined import join_words
 from zhiyin.data.manifest import Record
 
 JOINED = 1200  # word strings from each of fsdd and dsp20
@@ -24,14 +24,14 @@ def pocket(pack: Path, folder: Path) -> Material:
     Only records that carry a truth for one of our tasks are kept.
     """
     train = speech_pack.read(pack, "train")
-    joined = [
+    strings = [
         replace(record, id=f"{source}_{record.id}")
         for seed, source in ((3, "fsdd"), (4, "dsp20"))
-        for record in synth.join_words(
+        for record in join_words(
             folder / f"joined-{source}", [r for r in train if r.source == source], JOINED, seed=seed
         )
     ]
     return Material(
-        [record for record in (*train, *joined) if record.tasks],
+        [record for record in (*train, *strings) if record.tasks],
         [record for record in speech_pack.read(pack, "dev") if record.tasks],
     )

@@ -1,13 +1,14 @@
-"""espeak-ng and flite as libraries in this process: samples, and where each word lies in them.
+"""espeak-ng and flite as libraries in this process, festival beside it: samples, and where each word lies in them.
 
-Both keep a state between utterances (flutter, noise of the excitation), so the same call gives slightly other samples
-the second time. Whoever needs the same files again speaks in the same order in a fresh process, as `synth_run` does.
+The libraries keep a state between utterances (flutter, noise of the excitation), so the same call gives slightly other
+samples the second time. Whoever needs the same files again speaks in the same order in a fresh process, as `synth_run`
+does.
 """
 
 import ctypes
 import ctypes.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import soxr
 
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
+from zhiyin.data.synth_festival import VOICES, Festival
 from zhiyin.errors import UserError
 
 _RETRIEVAL, _UTF8, _PHONEME_EVENTS = 1, 1, 1  # of espeak-ng/speak_lib.h, as all numbers below
@@ -52,12 +54,12 @@ def say(
     """Speak words.
 
     Args:
-        engine: ``espeak-ng`` or ``flite``.
-        name: of the voice as the engine knows it, e.g. ``en-us+f2``, ``slt``.
+        engine: ``espeak-ng``, ``flite`` or ``festival``.
+        name: of the voice as the engine knows it, e.g. ``en-us+f2``, ``slt``, ``ked_diphone``.
         words: each with its times; in Chinese characters, or syllables of pinyin with a digit for the tone.
         language: ``zh`` is spoken without gaps between the words.
         words_per_minute: 80 to 450.
-        pitch: 0 to 99, 50 as the voice is; flite does not know it.
+        pitch: 0 to 99, 50 as the voice is, 50 more an octave higher; flite does not know it, festival's slt neither.
         tract: all frequencies are multiplied by it, as by a vocal tract that is shorter; the rate stays.
 
     Raises:
@@ -67,6 +69,9 @@ def say(
         samples_T, rate_hz, times_s = _flite().say(name, " ".join(words), words_per_minute / tract)
         if times_s is not None and len(times_s) != len(words):
             times_s = None
+    elif engine == "festival":
+        factor = 2.0 ** ((pitch - 50) / 50)
+        samples_T, rate_hz, times_s = _festival().say(name, words, words_per_minute / tract, factor)
     else:
         text, places = joined(words, language)
         samples_T, rate_hz, times_s = _espeak().say(name, text, places, words_per_minute / tract, pitch)
@@ -75,6 +80,21 @@ def say(
         last_s = len(resampled_T) / SAMPLE_RATE_HZ
         times_s = [(min(a / tract, last_s), min(b / tract, last_s)) for a, b in times_s]
     return Said(np.asarray(resampled_T, np.float32), None if times_s is None else tuple(times_s))
+
+
+def require(engines: Iterable[str]) -> None:
+    """Refuse where an engine or what belongs to it is not installed.
+
+    Raises:
+        UserError: with the package to install.
+    """
+    for engine in engines:
+        if engine == "festival":
+            Festival().require(*VOICES)
+        elif engine == "flite":
+            _flite()
+        else:
+            _espeak()
 
 
 def joined(words: Sequence[str], language: str) -> tuple[str, list[int]]:
@@ -247,6 +267,11 @@ def _espeak() -> _Espeak:
 @cache
 def _flite() -> _Flite:
     return _Flite()
+
+
+@cache
+def _festival() -> Festival:
+    return Festival()
 
 
 def _load(package: str, name: str) -> ctypes.CDLL:

@@ -11,6 +11,7 @@ from zhiyin.data.manifest import near
 from zhiyin.data.synth_lines import TRIES, Value, fill, slots_of, values_of
 from zhiyin.data.synth_rules import HELD_OUT, LANGUAGES, STYLES, Grammar, Rule, Slot, Source
 from zhiyin.errors import UserError
+from zhiyin.tasks.instructions import TOPICS
 
 FOLDER = Path(__file__).with_name("grammars")
 _SAMPLES = 20  # sets of values every text is filled with, to see that it can be
@@ -93,6 +94,10 @@ def _check_rule(rule: Rule, slots: Mapping[str, Slot], where: str) -> None:
     if rule.answer and set(rule.answer) != set(rule.text):
         raise UserError(
             f"{where}: text is in {' '.join(rule.text)}, answer in {' '.join(rule.answer)}; answer them all"
+        )
+    if rule.topic and (rule.topic not in TOPICS or not rule.answer):
+        raise UserError(
+            f"{where}: topic '{rule.topic}'{near(rule.topic, TOPICS)} needs an answer; topics: {' '.join(TOPICS)}"
         )
     for pair in rule.translate:
         sides = pair.split(">")

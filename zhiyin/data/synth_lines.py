@@ -46,6 +46,7 @@ class Line:
         answer: reply to it, or empty.
         translation: of it, or empty.
         into: language of the translation, or empty.
+        topic: what the answer is the answer to, where that is not the text itself (`Rule.topic`).
     """
 
     grammar: str
@@ -56,6 +57,7 @@ class Line:
     answer: str = ""
     translation: str = ""
     into: str = ""
+    topic: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -145,6 +147,7 @@ def _line(
         fill(rule.answer[language], values, language, slots) if rule.answer else "",
         fill(rule.text[into][way], values, into, slots) if into else "",
         into,
+        rule.topic,
     )
 
 

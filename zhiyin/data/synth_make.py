@@ -12,13 +12,12 @@ from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32
 from zhiyin.data import augment_wave, clip, synth_engines, synth_lines, synth_sounds, synth_voices
 from zhiyin.data.manifest import Record
 from zhiyin.data.synth_lines import Line
-from zhiyin.data.synth_rules import Scene, Source
+from zhiyin.data.synth_rules import SOURCE, Scene, Source, id_of
 from zhiyin.data.synth_voices import Voice
 from zhiyin.tasks import instructions, table
 from zhiyin.tasks.render import TimedWord
 
 LICENCE = "CC0-1.0"
-SOURCE = "synthetic"
 _RATES = {
     "slow": (80.0, 100.0),
     "fast": (240.0, 300.0),
@@ -52,12 +51,16 @@ class Kit:
         seed: another one gives other recordings.
         shares: of dev and test, 0 to 1.
         clips: split -> sounds to join.
+        run: stands in the ids, so that two kits that make other recordings have no id in common.
+        engines: those that speak.
     """
 
     sources: tuple[Source, ...]
     seed: int
     shares: Mapping[str, float]
     clips: Mapping[str, Clips] = field(default_factory=dict)
+    run: str = "000000"
+    engines: tuple[str, ...] = synth_voices.DEFAULT_ENGINES
 
 
 @dataclass
@@ -86,7 +89,7 @@ def make(kit: Kit, number: int) -> Made:
     else:
         line = synth_lines.draw(source, split, rng, kit.shares)
         made = _spoken(kit, split, line, scene, rng, has_event=has_event)
-    return replace(made, record=replace(made.record, id=f"syn_{source.name}_{number:07d}"))
+    return replace(made, record=replace(made.record, id=id_of(source.name, kit.run, number)))
 
 
 def sorted_clips(records: Sequence[Record], shares: Mapping[str, float]) -> dict[str, Clips]:
@@ -110,7 +113,7 @@ def _spoken(kit: Kit, split: str, line: Line, scene: Scene, rng: random.Random, 
     noise = np.random.default_rng(rng.getrandbits(64))
     style = rng.choices(list(scene.styles), list(scene.styles.values()))[0]
     by_itself = style == "whisper" and rng.random() < _OWN_WHISPER_SHARE
-    voice = synth_voices.draw(line.language, split, rng, whispers=by_itself)
+    voice = synth_voices.draw(line.language, split, rng, whispers=by_itself, engines=kit.engines)
     said = _say(line, voice, style, scene, rng)
     if style == "whisper" and not voice.whispers:
         said = replace(said, samples_T=synth_sounds.whispered(said.samples_T, noise))
@@ -175,6 +178,8 @@ def _record(
     if line.translation:  # the language is part of what is asked
         asked_in = rng.choice(("en", "zh"))
         instruction = instructions.pick(("ast",), asked_in, split, rng, into=line.into)
+    elif line.topic:
+        instruction = rng.choice(instructions.about(line.topic, rng.choice(instructions.LANGUAGES), split))
     return Record(
         id="",
         audio=Path(),

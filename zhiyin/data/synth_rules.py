@@ -1,11 +1,14 @@
 """What a grammar of synthetic speech consists of; how it is written: `docs/data.md`."""
 
+import re
 from dataclasses import dataclass, field
 
+SOURCE = "synthetic"  # of every record that is made
 SPLITS = ("train", "dev", "test")
 LANGUAGES = ("en", "zh", "de")
 HELD_OUT = ("sentence", "values", "never")
 STYLES = ("normal", "slow", "fast", "whisper", "shout")
+_ID = re.compile(r"(?:^|_)syn_(.+?)_(?:[0-9a-f]{6}_)?[0-9]{7}$")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Rule:
         text: language -> ways to say it. `{a}` is a slot, `{a.capital}` another column of its row, `{a:count}` a number
             before a noun, `{a + 2 * b}` a sum.
         answer: language -> the reply to it (task `sttc`).
+        topic: what is asked of it where the text itself asks nothing, one of `tasks.instructions.TOPICS`; the record's
+            instruction is worded from there.
         translate: pairs such as ``en>zh``: spoken in the first language, translated into the second (task `ast`).
         where: what must hold of the values, e.g. ``a >= b``.
         weight: how often, beside the other rules.
@@ -50,6 +55,7 @@ class Rule:
     id: str
     text: dict[str, tuple[str, ...]]
     answer: dict[str, str] = field(default_factory=dict)
+    topic: str = ""
     translate: tuple[str, ...] = ()
     where: str = ""
     weight: float = 1.0
@@ -115,3 +121,14 @@ class Source:
     weight: float
     grammar: Grammar
     used: dict[str, tuple[str, ...]]
+
+
+def id_of(name: str, run: str, number: int) -> str:
+    """Id of a recording: its grammar, what tells the run from others (six hexadecimal digits), its number there."""
+    return f"syn_{name}_{run}_{number:07d}"
+
+
+def grammar_of(record_id: str) -> str:
+    """The grammar that `id_of` made an id with, also behind a prefix or in older ids without a run; else nothing."""
+    found = _ID.search(record_id)
+    return found[1] if found else ""

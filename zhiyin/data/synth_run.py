@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import soundfile
 
 from zhiyin.audio.features import SAMPLE_RATE_HZ
-from zhiyin.data import manifest, synth_grammar, synth_make
+from zhiyin.data import manifest, synth_engines, synth_grammar, synth_make
 from zhiyin.data import shards as packing
 from zhiyin.data.manifest import Record
-from zhiyin.data.synth_rules import SPLITS
+from zhiyin.data.synth_rules import SPLITS, Source
+from zhiyin.data.synth_voices import DEFAULT_ENGINES, engines_of
 from zhiyin.errors import UserError
 
-FORMAT = "zhiyin-synth-1"
+FORMAT = "zhiyin-synth-2"
 PLAN = "plan.json"
 PER_CHUNK = 200
 
@@ -42,6 +43,7 @@ class Plan:
         test: likewise.
         clips: a manifest of sounds to join, or empty.
         per_chunk: recordings made by one process.
+        engines: those that speak, in any order; espeak-ng is one.
     """
 
     grammar: str
@@ -52,6 +54,7 @@ class Plan:
     test: float = 5.0
     clips: str = ""
     per_chunk: int = PER_CHUNK
+    engines: tuple[str, ...] = DEFAULT_ENGINES
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,13 @@ def kit(plan: Plan) -> synth_make.Kit:
     """
     shares = {"dev": plan.dev / 100, "test": plan.test / 100}
     clips = synth_make.sorted_clips(manifest.read(Path(plan.clips)), shares) if plan.clips else {}
-    return synth_make.Kit(tuple(synth_grammar.read(plan.grammar)), plan.seed, shares, clips)
+    sources = tuple(synth_grammar.read(plan.grammar))
+    parts = [plan.seed, *shares.values(), _sha256(sources), _clips_sha256(plan)]
+    engines = engines_of(plan.engines)
+    if engines != DEFAULT_ENGINES:
+        parts.append(engines)
+    run = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:6]
+    return synth_make.Kit(sources, plan.seed, shares, clips, run, engines)
 
 
 def make_chunk(plan: Plan, out: Path, number: int) -> None:
@@ -260,9 +269,11 @@ def _begin(identity: dict[str, Any], out: Path, *, resume: bool) -> bool:
             raise UserError(f"synthesis: {out} was begun with another {' and '.join(names)}; give another folder")
         if not complete and not resume:
             raise UserError(f"synthesis: {out} was begun and is not complete; give --resume to go on")
-        return not complete
-    if out.is_dir() and any(out.iterdir()):
+        if complete:
+            return False
+    elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"synthesis: {out} is not empty and no synthesis; give a new folder")
+    synth_engines.require(identity["engines"])
     out.mkdir(parents=True, exist_ok=True)
     _write_json(path, identity)
     return True
@@ -270,11 +281,17 @@ def _begin(identity: dict[str, Any], out: Path, *, resume: bool) -> bool:
 
 def _identity(plan: Plan) -> dict[str, Any]:
     things = kit(plan)
-    content = json.dumps([asdict(source) for source in things.sources], ensure_ascii=False, sort_keys=True)
-    row = {"format": FORMAT, **asdict(plan), "grammar_sha256": hashlib.sha256(content.encode()).hexdigest()}
-    if plan.clips:
-        row["clips_sha256"] = hashlib.sha256(Path(plan.clips).read_bytes()).hexdigest()
-    return row
+    row = {"format": FORMAT, **asdict(plan), "engines": list(things.engines), "grammar_sha256": _sha256(things.sources)}
+    return row | ({"clips_sha256": _clips_sha256(plan)} if plan.clips else {})
+
+
+def _sha256(sources: Sequence[Source]) -> str:
+    content = json.dumps([asdict(source) for source in sources], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _clips_sha256(plan: Plan) -> str:
+    return hashlib.sha256(Path(plan.clips).read_bytes()).hexdigest() if plan.clips else ""
 
 
 def _check(plan: Plan) -> None:

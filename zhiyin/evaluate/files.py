@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.data import manifest
+from zhiyin.data.synth_rules import SOURCE, grammar_of
 from zhiyin.errors import UserError
 from zhiyin.evaluate.replies import EMPTY, Side, read, tasks_of
 from zhiyin.tasks.parse import join_words
@@ -129,6 +130,8 @@ def about(record: manifest.Record) -> dict[str, Any]:
     place = {"audio": str(record.audio.absolute()), "start_s": record.start_s, "end_s": record.end_s}
     names = {name: getattr(record, name) for name in ("source", "language", "age_group", "speaker")}
     names["gender"] = record.labels.get("sgc", "")
+    if record.source == SOURCE:  # of made speech: the grammar, and the voice without the length of its vocal tract
+        names |= {"grammar": grammar_of(record.id), "speaker": record.speaker.partition("@")[0]}
     return {**place, "duration_s": record.duration_s, "slice": names}
 
 

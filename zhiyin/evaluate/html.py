@@ -48,7 +48,7 @@ def page(summary: Summary, folder: Path, title: str) -> str:
     if any(one.difference for one in summary.scored):
         parts.append(_comparison(summary.scored))
     for task, group in groupby(summary.scored, key=lambda one: one.measure.task):
-        parts.append(_task(summary, task, [one for one in group if one.measure.main], folder))
+        parts.append(_task(summary, task, [one for one in group if one.measure.main or one.slices], folder))
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(part for part in parts if part)
     return (
@@ -103,7 +103,7 @@ def _task(summary: Summary, task: str, scored: Sequence[Scored], folder: Path) -
             shown, left = _worst_slices(one, list(group))
             more = f' <span class="dim">(worst {len(shown)} of {len(shown) + left})</span>' if left else ""
             parts.append(f"<h3>{escape(one.measure.name)} by {escape(key)}{more}</h3>{plots.bars(one.measure, shown)}")
-        cases = worst.worst(one.measure, summary.options)
+        cases = worst.worst(one.measure, summary.options) if one.measure.main else []
         parts.append(_cases(one.measure.name, cases, folder) if cases else "")
     return "\n".join(parts) if len(parts) > 1 else ""
 

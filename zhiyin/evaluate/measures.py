@@ -61,16 +61,25 @@ class Measure:
 
 def measures(rows: Sequence[Row], options: Options) -> list[Measure]:
     """Every measure for which some record has a truth, in the order of the task table."""
-    found = [
-        *_transcripts(rows, options),
-        _timed_text(rows, options),
-        *_times(rows),
-        *_labels(rows),
-        *_answers(rows, options),
-    ]
-    found += [*_translations(rows, options), *_instructions(rows)]
-    wanted = (*options.tasks, INSTRUCTIONS) if options.tasks else (*(task.id for task in TASKS), INSTRUCTIONS)
-    return [measure for measure in found if measure.rows and measure.task in wanted]
+    wanted = [task.id for task in TASKS if not options.tasks or task.id in options.tasks]
+    return [measure for task in (*wanted, INSTRUCTIONS) for measure in of_task(task, rows, options)]
+
+
+def of_task(task: str, rows: Sequence[Row], options: Options) -> list[Measure]:
+    """The measures of one task, or of `INSTRUCTIONS`, for which some record has a truth."""
+    if task in LABEL_TASKS:
+        found = _labels(rows, task)
+    elif task == "asr":
+        found = _transcripts(rows, options)
+    elif task == "srwt":
+        found = [_timed_text(rows, options), *_times(rows)]
+    elif task == "sttc":
+        found = _answers(rows, options)
+    elif task == "ast":
+        found = _translations(rows, options)
+    else:
+        found = _instructions(rows)
+    return [measure for measure in found if measure.rows]
 
 
 def said(row: Row) -> Side:
@@ -171,24 +180,21 @@ def label_pairs(rows: Sequence[Row], task: str) -> list[tuple[Row, str, str]]:
     return [(row, row["reference"]["labels"][task], said(row)["labels"].get(task) or UNPARSED) for row in asked]
 
 
-def _labels(rows: Sequence[Row]) -> list[Measure]:
+def _labels(rows: Sequence[Row], task: str) -> list[Measure]:
     """Accuracy, unweighted recall and macro F1 over the labels that occur in the truth; no label is a wrong one."""
-    found = []
-    for task in LABEL_TASKS:
-        pairs = [(row, spelling(truth), spelling(given)) for row, truth, given in label_pairs(rows, task)]
-        classes = sorted({truth for _, truth, _ in pairs})
-        # for each class: whether it is the truth, was given, and both
-        stats = [
-            (row, [float(x) for c in classes for x in (truth == c, given == c, truth == given == c)])
-            for row, truth, given in pairs
-        ]
-        found += [
-            _measure(task, "accuracy", ((row, (truth == given, 1)) for row, truth, given in pairs), main=True),
-            _measure(task, "unweighted recall", stats, value=_recall),
-            _measure(task, "macro F1", stats, value=_f1),
-            _measure(task, "no label", ((r, (g == UNPARSED, 1)) for r, _, g in pairs), better="lower"),
-        ]
-    return found
+    pairs = [(row, spelling(truth), spelling(given)) for row, truth, given in label_pairs(rows, task)]
+    classes = sorted({truth for _, truth, _ in pairs})
+    # for each class: whether it is the truth, was given, and both
+    stats = [
+        (row, [float(x) for c in classes for x in (truth == c, given == c, truth == given == c)])
+        for row, truth, given in pairs
+    ]
+    return [
+        _measure(task, "accuracy", ((row, (truth == given, 1)) for row, truth, given in pairs), main=True),
+        _measure(task, "unweighted recall", stats, value=_recall),
+        _measure(task, "macro F1", stats, value=_f1),
+        _measure(task, "no label", ((r, (g == UNPARSED, 1)) for r, _, g in pairs), better="lower"),
+    ]
 
 
 def _recall(sums_RK: Matrix) -> Matrix:
@@ -207,17 +213,27 @@ def _f1(sums_RK: Matrix) -> Matrix:
 def _answers(rows: Sequence[Row], options: Options) -> list[Measure]:
     asked = [row for row in rows if "sttc" in row["tasks"] and row["reference"].get("answer")]
     pairs = [(row, row["reference"]["answer"], said(row)["answer"]) for row in asked]
+    codes = [_answered_in(want, language(row, options)) for row, want, _ in pairs]
+    same = ((r, (_same(a, b, code, options), 1)) for (r, a, b), code in zip(pairs, codes, strict=True))
     judged = [row for row in asked if row["id"] in options.judge]
     return [
         _measure("sttc", "exact", ((row, (want.strip() == got.strip(), 1)) for row, want, got in pairs)),
-        _measure("sttc", "normalised match", ((r, (_same(r, a, b, options), 1)) for r, a, b in pairs), main=True),
+        _measure("sttc", "normalised match", same, main=True),
         _measure("sttc", "judge", ((row, (options.judge[row["id"]], 1)) for row in judged), unit="points"),
     ]
 
 
-def _same(row: Row, expected: str, got: str, options: Options) -> bool:
-    """Whether two free texts have the same units; their script decides, they need not be in the row's language."""
-    return text_units(expected, options.language, options) == text_units(got, options.language, options)
+def _answered_in(answer: str, spoken: str) -> str:
+    """Code of the language of an answer: that of the question, where its script fits."""
+    if normalize.has_wide(answer):
+        return "zh"
+    return "en" if spoken in normalize.CHINESE else spoken
+
+
+def _same(expected: str, got: str, code: str, options: Options) -> bool:
+    """Whether two free texts have the same units; a number in words of another language is another text."""
+    code = options.language or code
+    return text_units(expected, code, options) == text_units(got, code, options)
 
 
 def _translations(rows: Sequence[Row], options: Options) -> list[Measure]:
@@ -230,7 +246,8 @@ def _translations(rows: Sequence[Row], options: Options) -> list[Measure]:
             found.append(_measure("ast", f"BLEU ({tok})", into, unit="points", value=translation.bleu))
     chrf = ((row, translation.chrf_stats(got, want)) for row, want, got in pairs)
     found.append(_measure("ast", "chrF", chrf, unit="points", value=translation.chrf, main=True))
-    same = ((row, (_same(row, want, got, options), 1)) for row, want, got in pairs)
+    codes = [translation.language_of(want, language(row, options)) for row, want, _ in pairs]
+    same = ((r, (_same(a, b, code, options), 1)) for (r, a, b), code in zip(pairs, codes, strict=True))
     return [*found, _measure("ast", "normalised match", same)]
 
 

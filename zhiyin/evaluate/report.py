@@ -13,10 +13,11 @@ SURE_P = 0.05
 
 def markdown(figures: Sequence[Figure]) -> str:
     """A Markdown table; shares as per cent, times in milliseconds."""
+    ends = {"%": " %", "ms": " ms", "points": ""}
     lines = ["| figure | value | records |", "|---|--:|--:|"]
     for figure in figures:
-        value = f"{figure.value:.0f} ms" if " in ms" in figure.name else f"{100 * figure.value:.1f} %"
-        lines.append(f"| {figure.name} | {value} | {figure.count} |")
+        number = f"{figure.value:.0f}" if figure.unit == "ms" else f"{100 * figure.value:.1f}"
+        lines.append(f"| {figure.name} | {number}{ends[figure.unit]} | {figure.count} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from zhiyin.evaluate import translation
 from zhiyin.evaluate.bootstrap import Interval, interval
 from zhiyin.evaluate.measures import Measure, Row
 from zhiyin.text.normalize import has_wide
@@ -53,31 +54,54 @@ def _gender(row: Row) -> str:
     return row["slice"].get("gender") or row["reference"].get("labels", {}).get("sgc", "")
 
 
+def _direction(row: Row) -> str:
+    spoken = row["slice"].get("language") or ""
+    into = translation.language_of(row["reference"].get("translation") or "", spoken)
+    return f"{spoken}>{into}" if spoken and into and "ast" in row["tasks"] else ""
+
+
 KEYS: dict[str, Callable[[Row], str]] = {
     "source": _of("source"),
+    "grammar": _of("grammar"),
     "language": _of("language"),
     "gender": _gender,
     "age": _of("age_group"),
     "duration": _duration,
     "SNR": _snr,
+    "direction": _direction,
     "asked in": _asked_in,
     "speaker": _of("speaker"),
 }
 
 
-def cut(measure: Measure, *, resamples: int, seed: int) -> list[Slice]:
+def cut(measure: Measure, *, resamples: int, seed: int, keys: Sequence[str] = tuple(KEYS)) -> list[Slice]:
     """Slices by every key of which the records show two values or more; records that do not say are left out."""
     found = []
-    for key, of in KEYS.items():
-        places: dict[str, list[int]] = defaultdict(list)
-        for at, row in enumerate(measure.rows):
-            if name := of(row):
-                places[name].append(at)
-        for name in sorted(places, key=_order) if len(places) > 1 else ():
-            part = replace(measure, rows=(), stats_NK=measure.stats_NK[places[name]])
+    for key in keys:
+        for name, part in parts(measure, KEYS[key]).items():
             where = interval(part.stats_NK, part.value, resamples=resamples, seed=seed)
-            found.append(Slice(key, name, len(places[name]), part.figure, where))
+            found.append(Slice(key, name, len(part.rows), part.figure, where))
     return found
+
+
+def parts(measure: Measure, of: Callable[[Row], str]) -> dict[str, Measure]:
+    """A measure of the records of each name, in order; nothing where the records have fewer than two names.
+
+    Args:
+        measure: of all records.
+        of: name of a record, or nothing where it has none.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for at, row in enumerate(measure.rows):
+        if name := of(row):
+            places[name].append(at)
+    return {name: only(measure, places[name]) for name in sorted(places, key=_order)} if len(places) > 1 else {}
+
+
+def only(measure: Measure, places: Sequence[int]) -> Measure:
+    """A measure of the records at these places."""
+    rows = tuple(measure.rows[at] for at in places)
+    return replace(measure, rows=rows, stats_NK=measure.stats_NK[list(places)])
 
 
 def _order(name: str) -> tuple[float, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zhiyin.evaluate import bootstrap, slices, translation
 from zhiyin.evaluate.bootstrap import Difference, Interval
-from zhiyin.evaluate.measures import LABEL_TASKS, UNPARSED, Measure, Options, Row, label_pairs, measures
+from zhiyin.evaluate.measures import INSTRUCTIONS, LABEL_TASKS, UNPARSED, Measure, Options, Row, label_pairs, measures
 from zhiyin.evaluate.slices import Slice
 from zhiyin.text import normalize
 
@@ -83,7 +83,8 @@ def summarize(
     scored = []
     for measure in measures(rows, options):
         where = bootstrap.interval(measure.stats_NK, measure.value, resamples=resamples, seed=seed)
-        parts = tuple(slices.cut(measure, resamples=resamples, seed=seed)) if measure.main else ()
+        keys = tuple(slices.KEYS) if measure.main else ("asked in",) if measure.task == INSTRUCTIONS else ()
+        parts = tuple(slices.cut(measure, resamples=resamples, seed=seed, keys=keys))
         other, difference = paired.get((measure.task, measure.name), (None, None))
         scored.append(Scored(measure, where, parts, other, difference))
     confusions = tuple(_confusion(rows, task) for task in LABEL_TASKS if label_pairs(rows, task))

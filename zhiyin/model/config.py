@@ -7,6 +7,9 @@ from typing import Any
 from zhiyin.config import build
 from zhiyin.errors import UserError
 
+VOICE_STATS = ("spectrum", "functionals")
+MIN_FUNCTIONALS_MELS = 29  # what the ripple of the lowest 26 looks at (`zhiyin.model.voice`)
+
 
 def _check_parts(config: Any, whole: str, parts: str | int) -> None:
     for field in dataclasses.fields(config):
@@ -55,6 +58,9 @@ class ProjectorConfig:
     max_positions: int = 5000
     stored_positions: bool = False  # as in the encoder
     voice_mels: int | None = None  # one more vector of the whole utterance, from so many low mel bins (`Voice`)
+    voice_stats: str = "spectrum"  # what it is made of: spectrum (timbre) or functionals (pitch, pace and more too)
+    pace: bool = False  # one more vector, of how the encoder's frames move (`Pace`); it comes after that of the voice
+    voice_dropout: float = 0.0  # of what these two are made of, and their hidden layers: there are few speakers
     norm_eps: float = 1e-5
     dropout: float = 0.0
 
@@ -62,6 +68,15 @@ class ProjectorConfig:
         _check_parts(self, "width", "num_heads")
         if self.voice_mels is not None and self.voice_mels < 1:
             raise UserError(f"ProjectorConfig: voice_mels is {self.voice_mels}; at least 1, or leave it out")
+        if self.voice_stats not in VOICE_STATS:
+            raise UserError(f"ProjectorConfig: voice_stats is '{self.voice_stats}'; one of {', '.join(VOICE_STATS)}")
+        if self.voice_stats == "functionals" and (self.voice_mels or 0) < MIN_FUNCTIONALS_MELS:
+            raise UserError(
+                f"ProjectorConfig: voice_stats functionals takes the pitch from the low mel bins; set voice_mels to "
+                f"{MIN_FUNCTIONALS_MELS} or more, best all of them"
+            )
+        if not 0.0 <= self.voice_dropout < 1.0:
+            raise UserError(f"ProjectorConfig: voice_dropout is {self.voice_dropout}; at least 0 and below 1")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn import functional as fn
 
 from zhiyin.model.config import ProjectorConfig
 from zhiyin.model.encoder import Block, length_mask
+from zhiyin.model.voice import Functionals, Spectrum
 
 
 def interleaved_sinusoids(num_positions: int, width: int) -> Tensor:
@@ -28,36 +29,55 @@ def interleaved_sinusoids(num_positions: int, width: int) -> Tensor:
 
 
 class Voice(nn.Module):
-    """One vector of how an utterance sounds as a whole: mean and deviation of its loud frames, through two layers.
+    """One vector of how an utterance sounds as a whole: statistics of its loud frames, through two layers.
 
-    An encoder that is trained to tell words forgets who speaks; statistics pooling over the features keeps it.
-    Pooling: Snyder et al. 2018, "X-vectors", section 2.1. Low bins only: telephone speech has no others. Each half is
-    normalised: the deviation is small and says most, and without it a few hundred steps never find it (docs/log.md).
+    An encoder that is trained to tell words forgets who speaks; statistics pooling over the features keeps it. Which
+    statistics: `ProjectorConfig.voice_stats`.
     """
 
-    LOUD = 0.8  # a frame this far below the loudest one, in units of the features (32 dB), is no speech
     HIDDEN = 256
 
-    def __init__(self, num_mels: int, decoder_width: int):
+    def __init__(self, num_mels: int, decoder_width: int, *, stats: str = "spectrum", dropout: float = 0.0):
         super().__init__()
-        self.num_mels = num_mels
-        self.hidden = nn.Linear(2 * num_mels, self.HIDDEN)
+        self.pool = Functionals(num_mels) if stats == "functionals" else Spectrum(num_mels)
+        self.hidden = nn.Linear(self.pool.size, self.HIDDEN)
         self.out = nn.Linear(self.HIDDEN, decoder_width)
+        self.dropout = dropout
 
     def forward(self, mel_BMF: Tensor, frames_B: Tensor) -> Tensor:
         """Vectors [B, 1, D] of log-mel features [B, M, F] with so many valid frames [B]."""
-        mel = mel_BMF[:, : self.num_mels].float()
-        valid_B1F = length_mask(frames_B, mel.shape[2])[:, None].float()
-        level = mel.mean(1, keepdim=True) * valid_B1F - 100.0 * (1.0 - valid_B1F)
-        loud = (level > level.amax(2, keepdim=True) - self.LOUD).float()
-        count = loud.sum(2, keepdim=True)
-        mean = (mel * loud).sum(2, keepdim=True) / count
-        deviation = (((mel - mean) * loud).square().sum(2, keepdim=True) / count + 1e-6).sqrt()
-        pooled = torch.cat([self._normal(half.transpose(1, 2)) for half in (mean, deviation)], 2)
-        return self.out(fn.gelu(self.hidden(pooled.to(self.out.weight.dtype))))
+        pooled = self.pool(mel_BMF, frames_B).to(self.out.weight.dtype)
+        hidden = fn.gelu(self.hidden(fn.dropout(pooled, self.dropout, self.training)))
+        return self.out(fn.dropout(hidden, self.dropout, self.training))[:, None]
 
-    def _normal(self, half_B1M: Tensor) -> Tensor:
-        return fn.layer_norm(half_B1M, (self.num_mels,))
+
+class Pace(nn.Module):
+    """One vector of how an utterance flows: mean and movement of the encoder's frames, through two layers.
+
+    The frames of an encoder that hears words say where one piece ends and the next begins, so their means say how many
+    there are in a second, which the sound alone tells badly (docs/log.md). Each half is normalised.
+    """
+
+    HIDDEN = 256
+
+    def __init__(self, encoder_width: int, decoder_width: int, *, dropout: float = 0.0):
+        super().__init__()
+        self.width = encoder_width
+        self.hidden = nn.Linear(2 * encoder_width, self.HIDDEN)
+        self.out = nn.Linear(self.HIDDEN, decoder_width)
+        self.dropout = dropout
+
+    def forward(self, x_BTE: Tensor, frames_B: Tensor) -> Tensor:
+        """Vectors [B, 1, D] of encoder frames [B, T, E], of which so many are valid [B]."""
+        valid_BT1 = length_mask(frames_B, x_BTE.shape[1])[:, :, None].float()
+        x = x_BTE.float() * valid_BT1
+        mean = x.sum(1) / valid_BT1.sum(1)
+        both = valid_BT1[:, 1:] * valid_BT1[:, :-1]
+        moved = ((x[:, 1:] - x[:, :-1]).abs() * both).sum(1) / both.sum(1).clamp(min=1.0)
+        halves = [fn.layer_norm(half, (self.width,)) for half in (mean, moved)]
+        pooled = torch.cat(halves, 1).to(self.out.weight.dtype)
+        hidden = fn.gelu(self.hidden(fn.dropout(pooled, self.dropout, self.training)))
+        return self.out(fn.dropout(hidden, self.dropout, self.training))[:, None]
 
 
 class Projector(nn.Module):
@@ -89,7 +109,10 @@ class Projector(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.out = nn.Linear(config.width, decoder_width)
         if config.voice_mels is not None:
-            self.voice = Voice(config.voice_mels, decoder_width)
+            dropout = config.voice_dropout
+            self.voice = Voice(config.voice_mels, decoder_width, stats=config.voice_stats, dropout=dropout)
+        if config.pace:
+            self.pace = Pace(encoder_width, decoder_width, dropout=config.voice_dropout)
 
     def forward(self, x_BTE: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Shorten and project.

@@ -70,12 +70,20 @@ class SpeechLM(nn.Module):
             self.ctc = nn.Linear(config.encoder.width, config.decoder.vocab_size)
 
     def listen(self, mel_BMF: Tensor, frames_B: Tensor) -> Speech:
-        """Run encoder and projector on a right-padded batch of log-mel features; the `Voice` vector comes first."""
+        """Run encoder and projector on a right-padded batch of log-mel features.
+
+        The vectors of `Voice` and `Pace`, where the model has them, come first.
+        """
         encoded, encoded_lengths = self.encoder(mel_BMF, frames_B)
         vectors, counts = self.projector(encoded, encoded_lengths)
+        whole = []
         if self.config.projector.voice_mels is not None:
-            vectors = torch.cat([self.projector.voice(mel_BMF, frames_B).to(vectors.dtype), vectors], 1)
-            counts = counts + 1
+            whole.append(self.projector.voice(mel_BMF, frames_B))
+        if self.config.projector.pace:
+            whole.append(self.projector.pace(encoded, encoded_lengths))
+        if whole:
+            vectors = torch.cat([*(vector.to(vectors.dtype) for vector in whole), vectors], 1)
+            counts = counts + len(whole)
         return Speech(encoded, encoded_lengths, vectors, counts)
 
     def assemble(self, speech: Speech | None, rows: Sequence[Row]) -> Sequences:

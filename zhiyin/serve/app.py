@@ -39,6 +39,7 @@ from zhiyin.serve import (
     uploads,
 )
 from zhiyin.serve.audit import Audit
+from zhiyin.serve.bookkeeper import Bookkeeper
 from zhiyin.serve.dispatch import Dispatcher
 from zhiyin.serve.history import History
 from zhiyin.serve.hotword_lists import HotwordLists
@@ -121,14 +122,16 @@ def _service(settings: Settings, jobs: Jobs | None, dispatcher: Dispatcher | Non
     places = folders(settings)
     engine = database.open(database.url(settings, places))
     jobs, metrics = jobs or Jobs(engine), Metrics()
+    books = Bookkeeper(jobs, places.journals)
     return Service(
         settings=settings,
         folders=places,
         engine=engine,
         jobs=jobs,
+        books=books,
         history=History(engine, places),
         hotwords=HotwordLists(engine),
-        dispatcher=dispatcher or Dispatcher(settings, jobs, metrics),
+        dispatcher=dispatcher or Dispatcher(settings, jobs, metrics, books),
         limits=Allowance(settings.limits, engine, jobs, places),
         audit=Audit(places, settings.audit_days, metrics.audit_failed),
         metrics=metrics,
@@ -151,6 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         finally:
             keeping.cancel()
             await service.dispatcher.stop()
+            await service.books.stop()
             await service.recordings.close()
             service.audit.close()
             service.engine.dispose()

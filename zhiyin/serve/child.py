@@ -127,6 +127,11 @@ class Child:
         return replace(self._state, busy=len(self.jobs), streams=len(self.streams))
 
     @property
+    def model_hash(self) -> str:
+        """Of the files of its model."""
+        return self._state.model_hash
+
+    @property
     def has_model(self) -> bool:
         """Whether it can work."""
         return self._state.state == "ready"

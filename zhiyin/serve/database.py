@@ -104,6 +104,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Raises:
         Unavailable: see `Unavailable`.
     """
+    joined = _joined(engine)
+    if joined is not None:
+        yield joined
+        return
     with _told(), engine.connect() as connection:
         yield connection
 
@@ -119,11 +123,40 @@ def writing(engine: Engine, *, lasting: bool = True) -> Iterator[Connection]:
     Raises:
         Unavailable: see `Unavailable`; nothing was changed.
     """
+    joined = _joined(engine)
+    if joined is not None:
+        yield joined
+        return
     options = {"synchronous": "FULL" if lasting else "NORMAL"}
     with _told(), _turn(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         if not (lasting or is_sqlite(connection)):
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         yield connection
+
+
+@contextmanager
+def together(engine: Engine) -> Iterator[None]:
+    """What this thread reads and writes in the block is one lasting transaction: all is kept, or nothing.
+
+    The disk is waited for once. One change that fails undoes the others, so nothing that cannot be done again
+    belongs into the block.
+
+    Raises:
+        Unavailable: see `Unavailable`; nothing was changed.
+    """
+    here: threading.local = engine.get_execution_options()["here"]
+    with writing(engine) as connection:
+        here.connection = connection
+        try:
+            yield
+        finally:
+            here.connection = None
+
+
+def _joined(engine: Engine) -> Connection | None:
+    """The connection of the block `together` that this thread is in."""
+    found: Connection | None = getattr(engine.get_execution_options()["here"], "connection", None)
+    return found
 
 
 @contextmanager
@@ -154,7 +187,7 @@ def _sqlite(where: URL, wait_s: float) -> Engine:
     engine = create_engine(
         where,
         connect_args={"timeout": wait_s},
-        execution_options={"turn": threading.Lock(), "wait_s": wait_s},
+        execution_options={"turn": threading.Lock(), "wait_s": wait_s, "here": threading.local()},
         pool_size=CONNECTIONS,
         max_overflow=0,
         pool_timeout=wait_s,
@@ -197,6 +230,7 @@ def _postgresql(where: URL, wait_s: float) -> Engine:
     return create_engine(
         where,
         connect_args={"options": options, "connect_timeout": max(2, round(wait_s)), "application_name": "zhiyin"},
+        execution_options={"here": threading.local()},
         pool_size=10,
         max_overflow=CONNECTIONS - 10,
         pool_timeout=wait_s,

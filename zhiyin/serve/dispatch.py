@@ -33,6 +33,7 @@ from zhiyin.serve.worker_runs import FAULT
 __all__ = ["FAULT", "LOST", "Busy", "Dispatcher", "LiveStream", "Observer", "Unobserved", "WorkerState"]
 
 LOST = "the worker"  # errors of jobs begin with it where the process or its device failed
+JOURNAL_FROM_S = 10.0  # of audio; what is shorter is heard again in less time than it takes to keep a journal of each
 READY_S = 60.0  # that a live stream waits for a model that is being loaded
 _log = logging.getLogger(__name__)
 
@@ -44,12 +45,14 @@ class Busy(UserError):
 class Dispatcher:
     """Everything that is asked of the workers."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, observe: Observer | None = None) -> None:
-        """Nothing runs before `start`."""
+    def __init__(
+        self, settings: Settings, jobs: Jobs, observe: Observer | None = None, books: Bookkeeper | None = None
+    ) -> None:
+        """Nothing runs before `start`; `books` are those of whoever else changes the same jobs."""
         self._settings, self._jobs, self._observe = settings, jobs, observe or Unobserved()
         self._folders = folders(settings)
         self._crew = Crew(settings, on_message=self._take, on_lost=self._lost)
-        self._books = Bookkeeper(jobs, self._folders.journals)
+        self._books = books or Bookkeeper(jobs, self._folders.journals)
         self._waiting = Waiting()
         self._suspects: deque[Job] = deque()  # at their last attempt
         self._followings: dict[str, Following] = {}
@@ -244,24 +247,24 @@ class Dispatcher:
         self._do(job.id, self._claim(child, job))
 
     async def _claim(self, child: Child, job: Job) -> None:
-        claimed = await self._books.ask(self._jobs.claim, job.id)
+        attempts = await self._books.ask(self._jobs.claim, job.id)
         if child.jobs.get(job.id) is not job:  # the worker has ended meanwhile
-            if claimed is not None:
+            if attempts:
                 await self._books.ask(self._jobs.requeue, job.id)
                 self._enqueue(job)
             return
-        if claimed is None:  # it was cancelled
+        if not attempts:  # it was cancelled
             del child.jobs[job.id]
             self._hand_out()
             return
-        child.jobs[job.id] = claimed
+        child.jobs[job.id] = replace(job, state="running", attempts=attempts)
         if job.id in self._followings:
             self._followings[job.id].turn("running")
         order = {
             "owner": job.user,
             "audio": str(self._folders.audio / job.audio),
             "name": job.file_name,
-            "journal": str(self._books.journal(job.id)),
+            "journal": "" if 0 < job.duration_s < JOURNAL_FROM_S else str(self._books.journal(job.id)),
             "tasks": list(job.wish.tasks),
             "options": _options(job.wish),
             "longest_s": self._settings.limits.audio_s,
@@ -303,13 +306,18 @@ class Dispatcher:
             await self._again(job, "", counts=False)
         else:
             child.succeeded()
-            await self._settle(job.id, partial(self._keep, job, message, child.state.model_hash))
+            ended = await self._books.close(job.id, partial(self._keep, job, message, child.model_hash))
+            if ended is not None and ended.state == "done" and not self._settings.keep_audio:
+                ended = await self._books.ask(self._drop, ended)  # only now that what was heard is kept
+            if ended is not None:
+                self._told(ended)
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: Job) -> Job:
         """Remove a recording that was understood and is not to be kept."""
         if job.audio:
             (self._folders.audio / job.audio).unlink(missing_ok=True)
             self._jobs.forget_audio(job.id)
+        return replace(job, audio="")
 
     def _keep(self, job: Job, message: dict[str, Any], model_hash: str) -> None:
         """What came of a job, into the database; nothing of a cancelled one."""
@@ -317,8 +325,7 @@ class Dispatcher:
             self._jobs.fail(job.id, message["error"])
         elif "result" in message:
             found = build(Result, message["result"], f"result of job {job.id}")
-            if self._jobs.finish(job.id, found, model_hash) and not self._settings.keep_audio:
-                self._drop(job)
+            self._jobs.finish(job.id, found, model_hash)
 
     def _lost(self, child: Child, why: str) -> None:
         """The process of a worker has ended."""

@@ -5,15 +5,17 @@ cannot both happen, whoever makes them. Safe for threads and processes.
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, Engine, Update, bindparam, case, func, insert, select, update
 
 from zhiyin.result import Result
 from zhiyin.serve import search
-from zhiyin.serve.database import reading, writing
+from zhiyin.serve.database import reading, together, writing
 from zhiyin.serve.job import (
     APART,
     BRIEF,
@@ -28,7 +30,30 @@ from zhiyin.serve.job import (
     now,
     whole,
 )
-from zhiyin.serve.schema import JOB_TEXTS, JOBS
+from zhiyin.serve.schema import JOB_TEXTS, JOBS, storable
+
+# Statements that every job needs are built once: that takes longer than to execute them.
+_ID: BindParameter[str] = bindparam("job_id")
+_NUMBER: BindParameter[int] = bindparam("job_number")
+_INSERT = insert(JOBS).returning(JOBS.c.number)
+_INSERT_TEXTS = insert(JOB_TEXTS)
+_GET = whole().where(JOBS.c.id == _ID)
+_OPEN_OF = select(func.count(), func.count().filter(JOBS.c.user == bindparam("whose"))).where(JOBS.c.state.in_(OPEN))
+_CLAIM = (
+    update(JOBS)
+    .where(JOBS.c.id == _ID, JOBS.c.state == "queued")
+    .values(state="running", attempts=JOBS.c.attempts + 1, started_at=bindparam("now"), error="")
+    .returning(JOBS.c.attempts)
+)
+_FINISH = (
+    update(JOBS)
+    .where(JOBS.c.id == _ID, JOBS.c.state == "running")
+    .values(
+        language=case((JOBS.c.language == "", bindparam("heard", type_=JOBS.c.language.type)), else_=JOBS.c.language)
+    )
+    .returning(JOBS.c.number, JOBS.c.file_name)
+)
+_FINISH_TEXTS = update(JOB_TEXTS).where(JOB_TEXTS.c.number == _NUMBER)
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,10 @@ class Jobs:
     def __init__(self, engine: Engine) -> None:
         """Take them from an engine of `database.open`."""
         self._engine = engine
+
+    def together(self) -> AbstractContextManager[None]:
+        """What this thread does in the block is kept all together or not at all; see `database.together`."""
+        return together(self._engine)
 
     def add(
         self,
@@ -68,7 +97,7 @@ class Jobs:
         record = _record(user, mode, file_name, audio, sha256, bytes, wish, duration_s, batch, id)
         with writing(self._engine) as connection:
             _insert(connection, record, wish)
-            return _job(connection, record["id"])
+        return _new(record, wish)
 
     def add_done(
         self,
@@ -97,16 +126,14 @@ class Jobs:
         """A job with everything; of another user than `user` none, with None of any."""
         if not is_id(id):
             return None
-        query = whole().where(JOBS.c.id == id)
         with reading(self._engine) as connection:
-            row = connection.execute(query if user is None else query.where(JOBS.c.user == user)).one_or_none()
-        return job_of(row) if row else None
+            row = connection.execute(_GET, {"job_id": id}).one_or_none()
+        return job_of(row) if row and (user is None or row.user == storable(user)) else None
 
-    def claim(self, id: str) -> Job | None:
-        """Begin a queued job; None when it is queued no more."""
-        values = {"state": "running", "attempts": JOBS.c.attempts + 1, "started_at": now(), "error": ""}
+    def claim(self, id: str) -> int:
+        """Begin a queued job; how often it was begun by now, 0 when it is queued no more."""
         with writing(self._engine, lasting=False) as connection:
-            return _job(connection, id) if _turn(connection, id, ("queued",), values) else None
+            return int(connection.execute(_CLAIM, {"job_id": id, "now": now()}).scalar() or 0)
 
     def progress(self, id: str, until_s: float, duration_s: float | None = None) -> None:
         """Say how far a running job is."""
@@ -137,9 +164,9 @@ class Jobs:
             id: of the job.
             attempt: whether the attempt counts; not when it was given up for no fault of the job's.
         """
-        attempts = {} if attempt else {"attempts": JOBS.c.attempts - 1}
+        change = _turning(("running",)).values(state="queued", attempts=JOBS.c.attempts - (0 if attempt else 1))
         with writing(self._engine, lasting=False) as connection:
-            return _turn(connection, id, ("running",), {"state": "queued", **attempts})
+            return connection.execute(change, {"job_id": id}).rowcount == 1
 
     def retry(self, id: str) -> bool:
         """Put a job that failed or was cancelled into the queue again, as if it were new; False for others."""
@@ -164,11 +191,11 @@ class Jobs:
             rows = connection.execute(whole(BRIEF).where(JOBS.c.state.in_(OPEN)).order_by(JOBS.c.number))
             return [job_of(row) for row in rows]
 
-    def waiting(self, user: str | None = None) -> int:
-        """How many jobs are queued or running, of all users or of one."""
-        query = select(func.count()).select_from(JOBS).where(JOBS.c.state.in_(OPEN))
+    def open_of(self, user: str) -> tuple[int, int]:
+        """How many jobs are queued or running, of all users and of one."""
         with reading(self._engine) as connection:
-            return connection.execute(query if user is None else query.where(JOBS.c.user == user)).scalar_one()
+            row = connection.execute(_OPEN_OF, {"whose": user}).one()
+        return int(row[0]), int(row[1])
 
     def recent(self, user: str | None, *, states: Collection[str] = (), batch: str = "", limit: int = 100) -> list[Job]:
         """The newest jobs, without segments and results; what was deleted is left out."""
@@ -207,16 +234,16 @@ def _record(
         **empty,
         "id": id or new_id(),
         "created_at": now(),
-        "user": user,
+        "user": storable(user),
         "mode": mode,
-        "batch": batch,
-        "file_name": file_name,
+        "batch": storable(batch),
+        "file_name": storable(file_name),
         "sha256": sha256,
-        "audio": audio,
+        "audio": storable(audio),
         "bytes": num_bytes,
         "duration_s": duration_s,
-        "tasks": " ".join(wish.tasks),
-        "language": wish.language,
+        "tasks": storable(" ".join(wish.tasks)),
+        "language": storable(wish.language),
         "itn": wish.itn,
         "state": "queued",
         "attempts": 0,
@@ -228,18 +255,27 @@ def _record(
 
 
 def _insert(connection: Connection, record: dict[str, Any], wish: Wish) -> None:
-    number = connection.execute(insert(JOBS).values(record).returning(JOBS.c.number)).scalar_one()
+    number = connection.execute(_INSERT, record).scalar_one()
     asked = {name: value for name, value in asdict(wish).items() if name not in APART}
     texts = dict.fromkeys(("text", "written", "answer", "translation"), "")
     rest = {"hotwords": list(wish.hotwords), "segments": [], "result": {}}
-    connection.execute(insert(JOB_TEXTS).values(number=number, wish=asked, **texts, **rest))
+    connection.execute(_INSERT_TEXTS, {"number": number, "wish": asked, **texts, **rest})
     search.add(connection, number, [record["file_name"]])
+
+
+def _new(record: Mapping[str, Any], wish: Wish) -> Job:
+    """The job of a row that was just inserted, as `_job` would read it."""
+    facts = {name: value for name, value in record.items() if name not in APART}
+    empty = dict.fromkeys(("text", "written", "answer", "translation"), "")
+    never = dict.fromkeys(("started_at", "finished_at", "edited", "edited_at", "deleted_at"))
+    return Job(**{**facts, "wish": wish, "tasks": tuple(record["tasks"].split()), **empty, **never})
 
 
 def _finish(connection: Connection, id: str, result: Result, model_hash: str) -> bool:
     whole_result = result.to_dict()
-    segments = whole_result["segments"]
     values = {
+        "job_id": id,
+        "heard": _heard(result),
         "state": "done",
         "finished_at": now(),
         "duration_s": result.duration_s,
@@ -255,17 +291,13 @@ def _finish(connection: Connection, id: str, result: Result, model_hash: str) ->
         "real_time_factor": result.processing_s / result.duration_s if result.duration_s else 0.0,
         "error": "",
     }
-    if not _turn(connection, id, ("running",), values):
+    row = connection.execute(_FINISH, values).one_or_none()
+    if row is None:
         return False
-    number, name, language = connection.execute(
-        select(JOBS.c.number, JOBS.c.file_name, JOBS.c.language).where(JOBS.c.id == id)
-    ).one()
-    if not language:
-        connection.execute(update(JOBS).where(JOBS.c.number == number).values(language=_heard(result)))
     texts = {"text": result.text, "written": result.written, "answer": result.answer, "translation": result.translation}
-    rest = {"segments": segments, "result": {**whole_result, "segments": None}}
-    connection.execute(update(JOB_TEXTS).where(JOB_TEXTS.c.number == number).values(**texts, **rest))
-    search.change(connection, number, [name, *texts.values()])
+    rest = {"segments": whole_result["segments"], "result": {**whole_result, "segments": None}}
+    connection.execute(_FINISH_TEXTS, {"job_number": row.number, **texts, **rest})
+    search.change(connection, row.number, [row.file_name, *texts.values()])
     return True
 
 
@@ -278,11 +310,15 @@ def _heard(result: Result) -> str:
     return max(seconds, key=lambda code: seconds[code], default="")
 
 
-def _turn(connection: Connection, id: str, before: Collection[str], values: Mapping[str, Any]) -> bool:
+@cache
+def _turning(before: tuple[str, ...]) -> Update:
+    return update(JOBS).where(JOBS.c.id == _ID, JOBS.c.state.in_(before))
+
+
+def _turn(connection: Connection, id: str, before: tuple[str, ...], values: Mapping[str, Any]) -> bool:
     """Change a job if it is in one of these states; whether it was."""
-    change = update(JOBS).where(JOBS.c.id == id, JOBS.c.state.in_(before)).values(**values)
-    return connection.execute(change).rowcount == 1
+    return connection.execute(_turning(before), {"job_id": id, **values}).rowcount == 1
 
 
 def _job(connection: Connection, id: str) -> Job:
-    return job_of(connection.execute(whole().where(JOBS.c.id == id)).one())
+    return job_of(connection.execute(_GET, {"job_id": id}).one())

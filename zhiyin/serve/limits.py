@@ -80,7 +80,7 @@ class Allowance:
         Raises:
             Refusal: 503, all places are taken; 429, all of this user's are, or what one may send in a day was sent.
         """
-        all_jobs, own_jobs = self._jobs.waiting(), self._jobs.waiting(name)
+        all_jobs, own_jobs = self._jobs.open_of(name)
         self.check_day(name)
         limits = self._limits
         with self._lock:

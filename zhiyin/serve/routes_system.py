@@ -146,7 +146,7 @@ def system(service: TheService) -> System:
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        jobs_open=service.jobs.waiting(),
+        jobs_open=service.jobs.open_of("")[0],
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         keep_days=service.settings.keep_days,

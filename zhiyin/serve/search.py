@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     ScalarSelect,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -33,6 +34,13 @@ MAX_CHARS = 200
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
 _SIZES = (1, 2, 3)
 _APART = 260  # numbers of 8 bytes: PostgreSQL keeps what is larger than 2 kB apart from the rows
+
+_ROW = JOB_WORDS.c.number == bindparam("row")  # statements that every job needs are built once
+_INSERT_WORDS = insert(JOB_WORDS)
+_NEW_WORDS = update(JOB_WORDS).where(_ROW)
+_OLD_WORDS = select(JOB_WORDS.c.words).where(_ROW)
+_ADD_GRAMS = text("INSERT INTO job_grams (rowid, grams) VALUES (:number, :grams)")
+_FORGET_GRAMS = text("INSERT INTO job_grams (job_grams, rowid, grams) VALUES ('delete', :number, :grams)")
 
 
 def normalise(written: str) -> str:
@@ -89,17 +97,17 @@ def texts_of(job: Job) -> tuple[str | None, ...]:
 def add(connection: Connection, number: int, texts: Sequence[str | None]) -> None:
     """Make a job findable by its texts."""
     words = _words(texts)
-    connection.execute(insert(JOB_WORDS).values(number=number, words=words))
+    connection.execute(_INSERT_WORDS, {"number": number, "words": words})
     _add_grams(connection, number, words)
 
 
 def change(connection: Connection, number: int, texts: Sequence[str | None]) -> None:
     """Make a job that was added findable by other texts."""
     words = _words(texts)
-    old = connection.execute(select(JOB_WORDS.c.words).where(JOB_WORDS.c.number == number)).scalar_one()
+    old = connection.execute(_OLD_WORDS, {"row": number}).scalar_one()
     if old == words:
         return
-    connection.execute(update(JOB_WORDS).where(JOB_WORDS.c.number == number).values(words=words))
+    connection.execute(_NEW_WORDS, {"row": number, "words": words})
     if is_sqlite(connection):
         _forget_grams(connection, number, old)
     else:
@@ -149,13 +157,11 @@ def _tokens(pieces: Iterable[int]) -> str:
 
 def _add_grams(connection: Connection, number: int, words: str) -> None:
     if is_sqlite(connection):
-        add = text("INSERT INTO job_grams (rowid, grams) VALUES (:number, :grams)")
-        connection.execute(add, {"number": number, "grams": _tokens(grams(words))})
+        connection.execute(_ADD_GRAMS, {"number": number, "grams": _tokens(grams(words))})
     else:
         connection.execute(insert(JOB_GRAMS).values(number=number, grams=array(words)))
 
 
 def _forget_grams(connection: Connection, number: int, words: str) -> None:
     """FTS5 keeps no copy of what it was given: it must be told again what to take out."""
-    remove = text("INSERT INTO job_grams (job_grams, rowid, grams) VALUES ('delete', :number, :grams)")
-    connection.execute(remove, {"number": number, "grams": _tokens(grams(words))})
+    connection.execute(_FORGET_GRAMS, {"number": number, "grams": _tokens(grams(words))})

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from zhiyin.serve.audit import Audit
+from zhiyin.serve.bookkeeper import Bookkeeper
 from zhiyin.serve.dispatch import Dispatcher
 from zhiyin.serve.history import History
 from zhiyin.serve.hotword_lists import HotwordLists
@@ -26,6 +27,7 @@ class Service:
     folders: Folders
     engine: Engine
     jobs: Jobs
+    books: Bookkeeper
     history: History
     hotwords: HotwordLists
     dispatcher: Dispatcher

@@ -89,8 +89,9 @@ async def receive(request: Request, service: Service, user: str, *, audio_s: flo
     except ClientDisconnect:
         raise Refusal(400, "client_gone", "the client went away before its upload was complete") from None
     finally:
-        with CancelScope(shield=True):
-            await to_thread.run_sync(incoming.drop)
+        if incoming.is_left:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(incoming.drop)
 
 
 async def from_bytes(data: bytes, file_name: str, service: Service) -> Upload:
@@ -184,6 +185,11 @@ class _Incoming:
             raise Refusal(507, "no_space", f"the upload cannot be stored ({why}); tell the administrator") from None
         self.num_bytes += sum(map(len, self.pending))
         self.pending, self.pending_bytes = [], 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether anything of it lies where it arrived: it was not moved."""
+        return self.part is not None and self.part.exists()
 
     def drop(self) -> None:
         """Remove what is still there."""

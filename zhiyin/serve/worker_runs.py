@@ -48,7 +48,7 @@ class JobRun:
         """
         self._order, self._engine, self._say = order, engine, say
         self._recording = engine.open(order["owner"])
-        self._unsaid: list[dict[str, Any]] = []
+        self._unsaid: list[Segment] = []
         self._said_s = time.monotonic()
         self._until_s = 0.0
 
@@ -72,7 +72,7 @@ class JobRun:
                 model=self._engine.model,
                 options=options_of(order["options"]),
                 journal=order["journal"] or None,
-                on_segment=lambda segment: self._unsaid.append(asdict(segment)),
+                on_segment=lambda segment: self._unsaid.append(segment),
                 on_audio=self._check,
                 hear=self._hear,
             )
@@ -104,8 +104,8 @@ class JobRun:
         self._until_s = windows[-1].end_s
         if time.monotonic() - self._said_s >= REPORT_EVERY_S:
             self._said_s = time.monotonic()
-            unsaid, self._unsaid = self._unsaid, []
-            self._say({"say": "progress", "id": self._order["id"], "until_s": self._until_s, "segments": unsaid})
+            segments, self._unsaid = [asdict(segment) for segment in self._unsaid], []
+            self._say({"say": "progress", "id": self._order["id"], "until_s": self._until_s, "segments": segments})
         return heard
 
     def _check(self, read_s: float) -> None:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from zhiyin.config import build
 from zhiyin.errors import UserError
 from zhiyin.tasks import prompts, render, replies
-from zhiyin.tasks.dialect import DIALECTS, ZHIYIN
+from zhiyin.tasks.dialect import DIALECTS, ZHIYIN, Dialect
 from zhiyin.tasks.parse import Parsed
 from zhiyin.tasks.table import TASKS, Task
 
@@ -44,7 +44,7 @@ class Asked:
 
     Attributes:
         tasks: rows of the task table, with the model's own labels; none for a request in plain language.
-        instruction: that request.
+        instruction: that request; with tasks, what it was understood to ask for.
         language: code of the language that is spoken.
         into: code of the language to translate into.
         hotwords: names and terms that are likely to be said.
@@ -150,6 +150,11 @@ class Family:
     hotword_gap: str = ", "
 
     @property
+    def dialect(self) -> Dialect:
+        """How it writes tags and marks."""
+        return next((dialect for dialect in DIALECTS if dialect.name == self.reply), ZHIYIN)
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Ids of the tasks it can do, in table order."""
         ids = {task for combination in self.combinations for task in combination.split("+")}
@@ -213,8 +218,8 @@ class Family:
         if self._form(asked) is None:
             raise UserError(self._refusal(asked, spec))
 
-    def told(self, asked: Asked) -> Told:
-        """The prompt for something that `check` let through."""
+    def told(self, asked: Asked, heard: str = "") -> Told:
+        """The prompt for something that `check` let through; of one answer or translation also what was `heard`."""
         form = self._sure_form(asked)
         template = self._template(form, asked)
         given = self._given(asked)
@@ -234,7 +239,10 @@ class Family:
             tuple(text for piece in pieces if (text := _filled(piece, given, values)))
             for pieces in (template.before, template.after)
         )
-        return Told(before, after)
+        if not heard:
+            return Told(before, after)
+        dialect, (task,) = self.dialect, asked.tasks
+        return Told(before, (*after, *render.heard(task, heard, with_tag=bool(asked.instruction), dialect=dialect)))
 
     def read(self, reply: str, asked: Asked, *, duration_s: float | None = None) -> Parsed:
         """What a reply to `asked` says; nothing of it is guessed or lost.
@@ -301,7 +309,7 @@ class Family:
 
     def _forms(self, asked: Asked) -> Iterator[Form]:
         """Forms for these tasks, whatever their options."""
-        ids = {task.id for task in self.completed(asked).tasks}
+        ids = set() if asked.instruction else {task.id for task in self.completed(asked).tasks}
         for form in self.forms:
             combinations = [set(name.split("+")) for name in form.tasks]
             if (ids in combinations or (ids and {ANY} in combinations)) if ids else not form.tasks:

@@ -4,8 +4,10 @@ Files under `instructions/`::
 
     <task>.json    language -> split -> phrasings; for sttc and ast also "into": the same with the place {into}
     combined.json  "asr+ser" -> language -> split -> phrasings written for exactly that combination
+    drink.json     language -> split -> ways to ask an order for its drink (`about`)
     unfit.json     language -> split -> requests that no task fits; their right reply is `render.NO_TASK`
-    parts.json     language -> split -> words for each task inside a longer request, and the frames around several
+    parts.json     language -> split -> words for each task inside a longer request, and the frames around several;
+                   of ``[a|b|]`` one is said
     frames.json    how requests are opened, names of languages, and first words that make no order of a request
 
 The rule of the splits: a phrasing, part, joint or frame belongs to the split under which it stands in its file, and to
@@ -15,6 +17,7 @@ never saw. `tests/tasks/test_instructions.py` looks for near-duplicates across t
 
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,14 +38,17 @@ COMBINATIONS = (
     *("ser+sgc", "ser+ssr", "sgc+sap", "ser+sgc+sap", "ssr+sgc+sap", "asr+ser+sgc", "asr+sgc+sap"),
     *("asr+ssr+sgc+sap", "asr+ved+sgc+sap", "asr+ser+sgc+sap", "asr+ser+ssr+sgc+sap", "asr+ved+ser+ssr+sgc+sap"),
 )
+TOPICS = ("drink",)
 COMPOSED = 40  # requests composed for a combination in `phrasings`
 # Shares of `pick`: how often a person's habits show. Chosen by us, not measured.
 WRITTEN_SHARE = 0.4
+WRITTEN_ALONE_SHARE = 0.6  # of training requests for one task; the others are composed, to make more of them
 OPENING_SHARE = 0.3
 CAPITAL_SHARE = 0.3
 DROPPED_MARK_SHARE = 0.3
 ADDED_STOP_SHARE = 0.2
 _MARKS = ("?", "？")
+_CHOICE = re.compile(r"\[([^\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ def pick(tasks: Sequence[str], language: str, split: str, rng: random.Random, *,
     rows = _rows(tasks)
     _check(rows, language, split, into)
     written = _written(rows, language, split, into)
-    if written and (len(rows) < 2 or rng.random() < WRITTEN_SHARE):
+    share = WRITTEN_SHARE
+    if len(rows) < 2:
+        share = WRITTEN_ALONE_SHARE if rows and split == "train" and not into else 1.0
+    if written and (share == 1.0 or rng.random() < share):
         request = rng.choice(written)
     else:
         request = _compose(rows, language, split, rng)
@@ -104,6 +113,25 @@ def phrasings(tasks: Sequence[str], language: str, split: str, *, into: str = ""
     rng = random.Random(f"{_key(rows)} {language} {split}")
     composed = dict.fromkeys(_compose(rows, language, split, rng) for _ in range(20 * COMPOSED))
     return tuple(dict.fromkeys((*written, *islice(composed, COMPOSED))))
+
+
+def about(topic: str, language: str, split: str) -> tuple[str, ...]:
+    """Questions about a recording that have an answer of their own (task ``sttc``): a fixed list.
+
+    They belong to records, as their `instruction`; no other request is answered so.
+
+    Args:
+        topic: one of `TOPICS`: ``drink``, which drink is ordered.
+        language: ``en`` or ``zh``.
+        split: ``train``, ``dev`` or ``test``.
+
+    Raises:
+        UserError: a topic, language or split is not known.
+    """
+    _check((), language, split, "")
+    if topic not in TOPICS:
+        raise UserError(f"there are no requests about '{topic}'; topics: {' '.join(TOPICS)}")
+    return tuple(_read(topic)[language][split])
 
 
 def all(split: str) -> tuple[Instruction, ...]:
@@ -154,7 +182,9 @@ def _compose(rows: Sequence[Task], language: str, split: str, rng: random.Random
     rng.shuffle(said)
     between = "、" if language == "zh" else ", "
     listed = between.join(said[:-1]) + (rng.choice(parts["joins"][kind]) if len(said) > 1 else "") + said[-1]
-    return rng.choice(parts["frames"][kind]).replace("{x}", listed)
+    request = rng.choice(parts["frames"][kind]).replace("{x}", listed)
+    request = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), request)
+    return " ".join(request.split()).replace("？？", "？").replace("，，", "，")
 
 
 def _as_said(request: str, language: str, split: str, rng: random.Random) -> str:

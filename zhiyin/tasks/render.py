@@ -9,6 +9,11 @@ Grammar of a target, in this order (`parse.py` reads it back)::
     answer     = "<answer>" text                  sttc; the mark is left out when nothing comes before it
     translation= "<translation>" text             ast; likewise
 
+A model whose transcript comes from a CTC head (`ctc_transcript`) is told it after the speech, and says only the rest::
+
+    told       = [tag] transcript ("<answer>" | "<translation>")     the tag in the plain-language form
+    reply      = text
+
 A request that no task fits is answered with ``<none>`` alone. Other model families write the same things with other
 names and marks: see `dialect.py`.
 """
@@ -87,6 +92,20 @@ def target(
     if "translation" in kinds:
         out.append((dialect.translation_mark if said else "") + _plain(truth.translation, "translation"))
     return "".join(out)
+
+
+def heard(task: Task, text: str, *, with_tag: bool = False, dialect: Dialect = ZHIYIN) -> tuple[str, ...]:
+    """Pieces that tell a model the transcript that it is to answer or to translate.
+
+    Args:
+        task: answer or translation.
+        text: the transcript; angle brackets in it say nothing.
+        with_tag: the plain-language form, which names the task that the request was understood as.
+        dialect: names and marks to write with.
+    """
+    mark = dialect.answer_mark if task.kind == "answer" else dialect.translation_mark
+    tag = (dialect.tag(task),) if with_tag else ()
+    return (*tag, " ".join(re.sub("[<>]", " ", text).split()), mark)
 
 
 def timed(words: Sequence[TimedWord], *, time_step_s: float | None = None, dialect: Dialect = ZHIYIN) -> str:

@@ -53,7 +53,8 @@ def losses(
 
     A batch without audio has the language-model loss alone.
     """
-    rows = [Row(before=p, target=t) for p, t in zip(batch.prompts, batch.targets, strict=True)]
+    heard = batch.heard or ((),) * len(batch.prompts)
+    rows = [Row(*ids) for ids in zip(batch.prompts, heard, batch.targets, strict=True)]
     lm_loss = partial(model.loss, label_smoothing=settings.label_smoothing, weights_V=weights_V)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
         if batch.mel_BMF is None:

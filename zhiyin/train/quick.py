@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from zhiyin.data.cache import Features
+from zhiyin.data.examples import Example
 from zhiyin.data.manifest import Record
 from zhiyin.errors import UserError
 from zhiyin.model.speech_lm import IGNORE, Row, Speech, SpeechLM
@@ -46,6 +48,7 @@ class QuickEvaluation:
         tasks: Sequence[Task],
         *,
         asked: Sequence[Task] = (),
+        told: Sequence[Example] = (),
         device: str,
         bf16: bool,
     ):
@@ -57,6 +60,7 @@ class QuickEvaluation:
             tokenizer: of the model.
             tasks: whose labels are compared.
             asked: tasks of requests without audio, whose tags are compared.
+            told: texts that are told without audio, whose answers and translations are compared.
             device: where.
             bf16: in which numbers.
         """
@@ -64,10 +68,17 @@ class QuickEvaluation:
         self.cache, self.tokenizer, self.device, self.bf16 = cache, tokenizer, device, bf16
         self.tasks = [task for task in tasks if task.kind == "label"]
         self.requests = [Row(_ids(tokenizer, asking), (), _ids(tokenizer, tags)) for asking, tags in _requests(asked)]
+        self.told: dict[str, list[Row]] = defaultdict(list)
+        for one in told:
+            rows = self.told["answer" if render.ANSWER_MARK in one.heard else "translation"]
+            rows.append(Row(*(_ids(tokenizer, text) for text in (one.prompt, one.heard, one.target))))
 
     @torch.no_grad()
     def __call__(self, model: SpeechLM) -> dict[str, float]:
-        """Figures between 0 and 1: `ctc_wer` and `ctc_wer_<source>`, and the accuracy of each label task."""
+        """Figures between 0 and 1: `ctc_wer` and `ctc_wer_<source>`, and the accuracy of each label task.
+
+        Without audio: `intent`, and `answer` and `translation` of texts that are told, right to the last token.
+        """
         errors: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         right: dict[str, list[bool]] = defaultdict(list)
         for start in range(0, len(self.records), CHUNK):
@@ -83,19 +94,24 @@ class QuickEvaluation:
                     self._labels(model, speech, chunk, task, right)
         figures = {key: wrong / max(1, total) for key, (wrong, total) in errors.items()}
         figures |= {task: sum(hits) / len(hits) for task, hits in right.items()}
-        return figures | ({"intent": self._intent(model)} if self.requests else {})
+        ended = (model.config.eos_id,)
+        silent = {
+            name: [replace(row, target=(*row.target, *ended)) for row in rows] for name, rows in self.told.items()
+        }
+        silent["intent"] = self.requests
+        return figures | {name: self._said(model, rows) for name, rows in silent.items() if rows}
 
-    def _intent(self, model: SpeechLM) -> float:
-        """Share of requests without audio whose tags are all the likeliest ones: what a greedy reply would be."""
+    def _said(self, model: SpeechLM, wanted: Sequence[Row]) -> float:
+        """Share of rows without audio whose tokens are all the likeliest ones: what a greedy reply would be."""
         right = 0
-        for start in range(0, len(self.requests), CHUNK):
+        for start in range(0, len(wanted), CHUNK):
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
-                rows = model.assemble(None, self.requests[start : start + CHUNK])
+                rows = model.assemble(None, wanted[start : start + CHUNK])
                 hidden = model.decoder(rows.embeds_BND)[:, :-1]
                 labels = rows.labels_BN[:, 1:]
                 best = model.decoder.logits(hidden).argmax(-1)
             right += int(((best == labels) | (labels == IGNORE)).all(1).sum())
-        return right / len(self.requests)
+        return right / len(wanted)
 
     def _listen(self, model: SpeechLM, chunk: Sequence[Record]) -> Speech:
         assert self.cache is not None

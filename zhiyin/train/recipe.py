@@ -1,15 +1,14 @@
 """From a stage file and its data to a checkpoint: everything `zhiyin train` does, in order."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from zhiyin.data import cache, prepare, sources
+from zhiyin.data import cache, examples, prepare, sources
 from zhiyin.data import tokenizer as tokenizers
 from zhiyin.data.loader import Loader
 from zhiyin.data.manifest import Record
@@ -22,14 +21,12 @@ from zhiyin.runtime.device import chip, choose
 from zhiyin.runtime.eager import ENGINE, devices
 from zhiyin.tasks import instructions, render, table
 from zhiyin.tasks.table import Task
-from zhiyin.text.bigram import Bigram
-from zhiyin.train import about, loop, processes, saving, stages
+from zhiyin.train import about, loop, processes, stages, storing
 from zhiyin.train.processes import Processes
 from zhiyin.train.quick import QuickEvaluation
 from zhiyin.train.stages import ModelSection, Stage
 
 FAMILY = "zhiyin"  # whose prompts and replies training renders
-CHECKPOINT, BEST, ADAPTER = "checkpoint", "best", "adapter"
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,14 @@ class Inputs:
         train: manifests and shards beside those of the stage file.
         dev: the same, to be looked at while training.
         start: checkpoint whose weights and tokenizer a new run begins with; by default random weights.
+        parts: pairs of a part, e.g. "decoder", and another checkpoint with the same tokenizer that it comes from.
     """
 
     pack: Path | None = None
     train: tuple[Source, ...] = ()
     dev: tuple[Source, ...] = ()
     start: Path | None = None
+    parts: tuple[tuple[str, Path], ...] = ()
 
 
 def run(
@@ -106,10 +105,10 @@ def run(
         processes=team,
     )
     if team.is_first:
-        _store(model, stage, folder, inputs.start, prepared.loader)
+        storing.store(model, stage, folder, inputs.start, prepared.loader)
     team.wait()
     team.leave()
-    return folder / CHECKPOINT
+    return folder / storing.CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,9 @@ def _prepare(
         _copy(inputs.start / files.TOKENIZER, folder / files.TOKENIZER)
     tokenizer = _tokenizer(folder / files.TOKENIZER, stage, train.records, tasks)
     model = begin(stage, tokenizer, inputs.start)
+    for part, source in inputs.parts:
+        take(model, part, source, tokenizer)
+        say(f"{part}: from {source}")
     if stage.mix.voice_only_share and model.config.projector.voice_mels is None:
         raise UserError("mix: voice_only_share needs a model with a voice vector; set model.projector.voice_mels")
     if stage.lora is not None:
@@ -160,16 +162,18 @@ def _prepare(
         seed=stage.run.seed,
         weights=train.weights,
         tasks=stage.spec.tasks if stage.loader.text_share else (),
+        ctc_transcript=stage.spec.ctc_transcript,
     )
     sets = {task.id: task.labels for task in table.with_labels(table.TASKS, stage.spec.labels) if task.labels}
     sources.check([record for record, odd in zip(loader.records, loader.odds, strict=True) if odd], sets)
     asked = tasks if stage.loader.text_share else ()
     evaluate = QuickEvaluation(
-        dev.records,
+        dev.records if dev_features is not None else (),
         dev_features,
         tokenizer,
         tasks,
         asked=asked,
+        told=examples.to_answer(dev.records) if asked and stage.spec.ctc_transcript else (),
         device=team.device,
         bf16=stage.optimizer.bf16,
     )
@@ -220,40 +224,6 @@ def _features(
         variants=variants,
         report=say,
     )
-
-
-def _store(model: SpeechLM, stage: Stage, folder: Path, start: Path | None, loader: Loader) -> None:
-    """The finished checkpoint, that of the best dev figures, and the adapters, which the checkpoints hold merged."""
-    tokenizer_json = (folder / files.TOKENIZER).read_text(encoding="utf-8")
-    spec = spec_record(stage, model.config)
-    if stage.lora is not None:
-        lora.save(folder / ADAPTER, model, stage.lora, str(start or ""))
-    checkpoint.write(folder / CHECKPOINT, model.config, spec, tokenizer_json, _stored(model, stage))
-    best = saving.best(folder)
-    if best is not None:
-        model.load_state_dict(best.weights, strict=False)
-        checkpoint.write(folder / BEST, model.config, spec, tokenizer_json, _stored(model, stage))
-    for name in (CHECKPOINT, BEST) if model.config.ctc else ():
-        if (folder / name).exists():
-            _write_bigram(folder / name / files.BIGRAM, loader, start)
-
-
-def _write_bigram(path: Path, loader: Loader, start: Path | None) -> None:
-    """What follows what in the transcripts; where there are none, that of the checkpoint the run began with."""
-    texts = [record.text for record in loader.records if record.text]
-    if texts:
-        ids = (loader.tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
-        Bigram.learn(ids, loader.tokenizer.get_vocab_size()).save(path)
-    elif start is not None and (start / files.BIGRAM).exists():
-        _copy(start / files.BIGRAM, path)
-
-
-def _stored(model: SpeechLM, stage: Stage) -> Iterator[tuple[str, Tensor]]:
-    """Weights as they are stored; position tables keep their format."""
-    dtype = getattr(torch, stage.run.stored_dtype)
-    trained = {name for name, _ in model.named_parameters()}
-    for name, tensor in lora.merged_tensors(model):
-        yield name, tensor.to(dtype) if name in trained else tensor
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -333,23 +303,38 @@ def start_from(model: SpeechLM, folder: Path, fresh: Sequence[str] = ()) -> None
         raise UserError(f"starting from {folder}: its sizes are not the stage's ({first}); copy them there") from error
 
 
-def spec_record(stage: Stage, config: ModelConfig) -> dict[str, object]:
-    """The `spec` table of the checkpoint: what `runtime.base.ModelSpec` says of the model."""
-    spec = stage.spec
-    return {
-        "name": spec.name,
-        "family": config.family,
-        "tasks": list(spec.tasks),
-        "labels": {task: list(labels) for task, labels in spec.labels.items()},
-        "languages": list(spec.languages),
-        "max_window_s": spec.max_window_s,
-        "max_tokens": spec.max_tokens,
-        "time_step_s": stage.tokenizer.time_step_s,
-        "ctc_transcript": spec.ctc_transcript,
-        "min_confidence": spec.min_confidence,
-        "can_follow_instructions": stage.mix.plain_share > 0,
-        "licence": spec.licence,
-    }
+def take(model: SpeechLM, part: str, folder: Path, tokenizer: Tokenizer) -> None:
+    """Give a part of a model the weights that it has in another checkpoint.
+
+    Args:
+        model: is changed.
+        part: e.g. "decoder" or "projector.voice".
+        folder: the other checkpoint.
+        tokenizer: of the model.
+
+    Raises:
+        UserError: the checkpoint has another tokenizer, no such part, or that in other sizes.
+    """
+    where = f"taking {part} from {folder}"
+    own = model.state_dict()
+    theirs = {name: value for name, value in checkpoint.load(folder)[0].state_dict().items() if _is_of(name, part)}
+    if not theirs or theirs.keys() != {name for name in own if _is_of(name, part)}:
+        raise UserError(f"{where}: not both have that part, or not the same in it; parts: {' '.join(_parts(own))}")
+    spoken = Tokenizer.from_file(str(folder / files.TOKENIZER)).get_vocab()
+    if spoken != tokenizer.get_vocab():
+        raise UserError(f"{where}: its tokenizer is another one; train both from one tokenizer.json")
+    for name, value in theirs.items():
+        if value.shape != own[name].shape:
+            raise UserError(f"{where}: {name} is {tuple(value.shape)} there, and {tuple(own[name].shape)} here")
+    model.load_state_dict(theirs, strict=False)
+
+
+def _is_of(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")
+
+
+def _parts(weights: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.split(".")[0] for name in weights))
 
 
 def _tokenizer(path: Path, stage: Stage, records: Sequence[Record], tasks: Sequence[Task]) -> Tokenizer:

@@ -1,10 +1,17 @@
-"""The speech pack: real recordings of thirteen free corpora with labels for eight tasks (`../shared/data`)."""
+"""The speech pack: real recordings of thirteen free corpora with labels for nine tasks (`../shared/data`).
 
+Its orders of coffee have no transcript: they are records whose `instruction` asks for the drink (task ``sttc``), in
+English or Chinese, in wordings of their split; the id decides which.
+"""
+
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zhiyin.data.manifest import Imported, Record, rows
 from zhiyin.errors import UserError
+from zhiyin.tasks import instructions
 from zhiyin.tasks.render import TimedWord
 
 # The pack's spelling -> the task table's. Boredom, none, slow and fast are labels of this pack only.
@@ -23,7 +30,8 @@ def read(folder: Path, split: str) -> list[Record]:
         raise UserError(
             f"speech pack {folder}: no {split}.jsonl; give the folder that holds train.jsonl, dev.jsonl, test.jsonl"
         )
-    return [_record(row, folder) for _, row in rows(manifest)]
+    requests = [one for language in instructions.LANGUAGES for one in instructions.about("drink", language, split)]
+    return [_record(row, folder, requests) for _, row in rows(manifest)]
 
 
 def read_all(folder: Path, _: Path) -> Imported:
@@ -38,7 +46,7 @@ def read_all(folder: Path, _: Path) -> Imported:
     return Imported(kept, (f"{without} clips have no truth for our tasks; they were left out",) if without else ())
 
 
-def _record(row: dict[str, Any], folder: Path) -> Record:
+def _record(row: dict[str, Any], folder: Path, drink_requests: Sequence[str]) -> Record:
     has = set(row["tasks"])
     labels: dict[str, str] = {}
     if "VED" in has:
@@ -55,9 +63,11 @@ def _record(row: dict[str, Any], folder: Path) -> Record:
     text = row.get("text") if "ASR" in has else ("" if has == {"VED"} else None)
     words = tuple(TimedWord(w["w"], w["start"], w["end"]) for w in row.get("words") or ()) if "SRWT" in has else ()
     translation = next(iter(row["translation"].values())).lower() if "AST" in has else ""
+    drink = row.get("slots", {}).get("coffeeDrink", "").lower() if "INTENT" in has else ""
     tasks = tuple(labels)
     tasks += ("asr",) if text is not None else ()
     tasks += ("srwt",) if words else ()
+    tasks += ("sttc",) if drink else ()
     tasks += ("ast",) if translation else ()
     return Record(
         id=row["id"],
@@ -67,7 +77,9 @@ def _record(row: dict[str, Any], folder: Path) -> Record:
         text=text,
         words=words,
         labels=labels,
+        answer=drink,
         translation=translation,
+        instruction=drink_requests[zlib.crc32(row["id"].encode()) % len(drink_requests)] if drink else "",
         language=row.get("language", ""),
         speaker=row.get("speaker", ""),
         source=row["source"],
