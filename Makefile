@@ -35,13 +35,19 @@ types: $(VENV)/.test
 
 check: lint types test
 
-# Needs espeak-ng and flite for the synthetic part; about three hours on two cores.
+# Needs espeak-ng and flite for the synthetic part; some hours on two cores. Every line can be given again after a stop.
+RUN = runs/pocket
+SPOKEN = --data $(RUN)/synth/train.jsonl --data $(RUN)/orders/train.jsonl
+STAGE = $(BIN)/zhiyin train --pack $(PACK) --dev $(RUN)/synth/dev.jsonl --processes 2 --threads 1
 pocket: $(VENV)/.test
-	$(BIN)/zhiyin train configs/pocket.toml --pack $(PACK) --run runs/pocket
-	$(BIN)/zhiyin train configs/pocket-words.toml --pack $(PACK) --run runs/pocket-words --from runs/pocket/checkpoint
-	$(BIN)/zhiyin train configs/pocket-voices.toml --pack $(PACK) --run runs/pocket-voices --from runs/pocket-words/checkpoint
+	$(BIN)/zhiyin data synth pocket $(RUN)/synth --hours 8 --seed 11 --jobs 2 --resume
+	$(BIN)/zhiyin data synth orders $(RUN)/orders --hours 1.2 --seed 5 --jobs 2 --resume
+	$(STAGE) $(SPOKEN) configs/pocket.toml --run $(RUN)/perception
+	$(STAGE) $(SPOKEN) configs/pocket-intent.toml --run $(RUN)/intent --from $(RUN)/perception/checkpoint
+	$(BIN)/python scripts/coffee_orders.py $(PACK) $(RUN)/coffee $(RUN)/perception/checkpoint
+	$(STAGE) $(SPOKEN) --data $(RUN)/coffee/train.jsonl configs/pocket-joint.toml --run $(RUN)/joint --from $(RUN)/intent/checkpoint
 	mkdir -p zhiyin/pocket/checkpoint
-	cp runs/pocket-voices/checkpoint/* zhiyin/pocket/checkpoint/
+	cp $(RUN)/joint/checkpoint/* zhiyin/pocket/checkpoint/
 	$(BIN)/zhiyin export zhiyin/pocket/checkpoint zhiyin/pocket/bundle --precision int8
 
 # Synthesised anew by espeak-ng and flite, which must be installed; the same bytes from the same versions.

@@ -163,25 +163,29 @@ def _ask(
 def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked: Asked, model: Loaded) -> list[_Answer]:
     """The transcript from the CTC head; labels from the decoder, and from what it is told of that transcript the rest.
 
+    Each label is a question of its own: corpora know some labels and not others, so that few combinations are learned.
     What an instruction wants is read from the tags that the reply to it begins with, window by window.
     """
     questions = [_Question(one, _seconds(window), asked) for window, one in zip(windows, encoded, strict=True)]
     understood = _ask(questions, model, max_new_tokens=_tag_tokens(asked, model)) if asked.instruction else []
     wanted = [answer.parsed.tasks for answer in understood] or [asked.tasks] * len(questions)
     drafts: dict[int, _Answer] = {}
-    labels: dict[int, _Question] = {}
+    labels: list[tuple[int, _Question]] = []
     free: dict[int, _Question] = {}
     for i, (tasks, question) in enumerate(zip(wanted, questions, strict=True)):
-        if rows := tuple(task for task in tasks if task.kind == "label"):
-            labels[i] = replace(question, asked=replace(asked, instruction="", tasks=rows))
+        rows = tuple(task for task in tasks if task.kind == "label")
+        labels += [(i, replace(question, asked=replace(asked, instruction="", tasks=(row,)))) for row in rows]
         if len(rows) < len(tasks):
             drafts[i] = _draft(windows[i], encoded[i], tasks, model)
         rows = tuple(task for task in tasks if task.kind in FREE_TEXT_KINDS)
         if rows and (text := drafts[i].parsed.text):
             free[i] = replace(question, asked=replace(asked, tasks=rows), heard=text)
-    labelled, replies = (dict(zip(some, _ask(list(some.values()), model), strict=True)) for some in (labels, free))
+    replies = dict(zip(free, _ask(list(free.values()), model), strict=True))
+    labelled: dict[int, list[_Answer]] = {}
+    for (i, _), answer in zip(labels, _ask([one for _, one in labels], model), strict=True):
+        labelled.setdefault(i, []).append(answer)
     return [
-        _joined(tasks, drafts.get(i), labelled.get(i), replies.get(i)) if tasks or not understood else understood[i]
+        _joined(tasks, drafts.get(i), labelled.get(i, ()), replies.get(i)) if tasks or not understood else understood[i]
         for i, tasks in enumerate(wanted)
     ]
 
@@ -192,9 +196,11 @@ def _tag_tokens(asked: Asked, model: Loaded) -> int:
     return len(model.tokenizer.encode(tags, add_special_tokens=False).ids)
 
 
-def _joined(tasks: tuple[Task, ...], draft: _Answer | None, labelled: _Answer | None, free: _Answer | None) -> _Answer:
+def _joined(
+    tasks: tuple[Task, ...], draft: _Answer | None, labelled: Sequence[_Answer], free: _Answer | None
+) -> _Answer:
     """One answer of its parts, each as sure as its first part."""
-    given = [part for part in (draft, labelled, free) if part is not None]
+    given = [part for part in (draft, *labelled, free) if part is not None]
     parsed = Parsed(tasks, unparsed=tuple(piece for part in given for piece in part.parsed.unparsed))
     flags = tuple(flag for part in given for flag in part.flags)
     confidence = next((part.confidence for part in given), None)
@@ -203,8 +209,8 @@ def _joined(tasks: tuple[Task, ...], draft: _Answer | None, labelled: _Answer | 
         parsed = replace(parsed, text=draft.parsed.text, words=draft.parsed.words)
     if free is None and any(task.kind in FREE_TEXT_KINDS for task in tasks):
         flags = (*flags, UNCERTAIN)  # there is nothing to answer or to translate
-    if labelled is not None:
-        parsed = replace(parsed, labels=labelled.parsed.labels)
+    labels = {task: label for answer in labelled for task, label in answer.parsed.labels.items()}
+    parsed = replace(parsed, labels=labels)
     if free is not None:
         parsed = replace(parsed, answer=free.parsed.answer, translation=free.parsed.translation)
         confidence = confidence if is_spoken else free.confidence

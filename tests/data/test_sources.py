@@ -207,7 +207,8 @@ def test_a_record_is_asked_its_own_instruction(tmp_path: Path) -> None:
     assert others == {"<asr><ast>a latte please<translation>ein milchkaffee"}
     tags = {make(own, replace_plain(mix), {}, random.Random(i)).prompt for i in range(60)}
     assert tags == {"<ast>", "<asr><ast>"}
-    labelled = dataclasses.replace(own, tasks=("asr", "ser", "sgc"), labels={"ser": "happy", "sgc": "male"})
+    labels = {"ser": "happy", "sgc": "male"}
+    labelled = dataclasses.replace(own, tasks=("asr", "ser", "sgc"), labels=labels, answer="", translation="")
     made = [make(labelled, mix, {}, random.Random(i)) for i in range(20)]
     whole = "<asr><ser><sgc>a latte please<happy><male>"
     assert {(example.prompt, example.target) for example in made} == {(own.instruction, whole)}

@@ -23,13 +23,23 @@ from zhiyin.train.stages import ModelSection  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden_loss.json")
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = ("pocket", "pocket-words", "pocket-voices")
+RECIPES = ("pocket", "pocket-joint")
 STEPS = 6
 SIZES = ModelSection(
     EncoderConfig(
         width=16, num_layers=1, num_heads=2, ffn_width=32, max_positions=600, conv_strides=(2, 2), conv_kernel=5
     ),
-    ProjectorConfig((1, 2), width=16, num_layers=1, num_heads=2, ffn_width=32, max_positions=400, voice_mels=60),
+    ProjectorConfig(
+        (1, 2),
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=32,
+        max_positions=400,
+        voice_mels=80,
+        voice_stats="functionals",
+        pace=True,
+    ),
     DecoderConfig(
         vocab_size=1,
         width=16,

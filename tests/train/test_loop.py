@@ -238,9 +238,9 @@ def test_a_wrong_setting_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 def test_augmentation_settings_reach_the_stage(repository: Path) -> None:
     read = stages.read(repository / "configs" / "pocket.toml").augment
-    assert read == replace(
-        AugmentConfig(), **tomllib.loads((repository / "configs" / "pocket.toml").read_text())["augment"]
-    )
+    written = tomllib.loads((repository / "configs" / "pocket.toml").read_text())["augment"]
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
+    assert read == replace(AugmentConfig(), **said)
 
 
 def test_what_is_told_is_not_learned_but_changes_what_is() -> None:

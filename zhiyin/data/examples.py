@@ -13,7 +13,7 @@ from zhiyin.tasks.parse import FREE_TEXT_KINDS, join_words
 from zhiyin.tasks.table import Task
 from zhiyin.text import score
 
-OF_THE_SPEAKER = {"sgc", "sap"}  # answers that do not depend on what is said
+OF_THE_SPEAKER = {"sgc", "sap", "ser"}  # answers that are heard in the voice, not in the words
 FIRST_PASS_SHARE = 0.5  # of the requests in plain language for an answer or a translation: the tags and nothing else
 INTO = ("en", "zh", "de")  # languages that a request for an answer or a translation may name
 
