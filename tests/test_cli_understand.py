@@ -31,7 +31,9 @@ def use(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
         monkeypatch.setattr(zhiyin, "load", load)
         told = families.Family.told
-        monkeypatch.setattr(families.Family, "told", lambda self, asked: seen.update(asked=asked) or told(self, asked))
+        monkeypatch.setattr(
+            families.Family, "told", lambda self, asked, heard="": seen.update(asked=asked) or told(self, asked, heard)
+        )
         return command(capsys, *map(str, arguments)), seen
 
     return run
