@@ -70,7 +70,7 @@ def test_each_piece_of_a_prompt_is_tokenised_by_itself(cut_into, asked, monkeypa
     cut_into((0, 2))
     model = model_of("osum-pangu", "<asr>four", ["left", "right", "end", "leftright"])
     told = families.Told(("left", "right"), ("end",))
-    monkeypatch.setattr(families.Family, "told", lambda self, asked: told)
+    monkeypatch.setattr(families.Family, "told", lambda self, asked, heard="": told)
     model.understand(noise(3))
     (prompt,), settings = asked[0]
     names = model.loaded.tokenizer.id_to_token

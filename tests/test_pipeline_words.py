@@ -88,7 +88,7 @@ def test_models_that_can_are_told_to_say_what_was_spoken(
 ) -> None:
     seen: list[families.Asked] = []
     told = families.Family.told
-    monkeypatch.setattr(families.Family, "told", lambda self, one: seen.append(one) or told(self, one))
+    monkeypatch.setattr(families.Family, "told", lambda self, one, heard="": seen.append(one) or told(self, one))
     monkeypatch.setattr("zhiyin.load", lambda *a, **k: model_of(family, "four"))
     for option, wanted in (("--no-itn", itn), ("--itn", None)):
         assert command(capsys, "understand", str(wav), option).code == 0
@@ -215,7 +215,7 @@ def test_of_many_hotwords_those_that_may_have_been_said_stand_in_the_prompt(cut_
     model = _with_ctc(model_of("granite-speech", "four", words), {"name70": 1.0, "name75": 0.5})
     seen: list[families.Asked] = []
     told = families.Family.told
-    monkeypatch.setattr(families.Family, "told", lambda self, one: seen.append(one) or told(self, one))
+    monkeypatch.setattr(families.Family, "told", lambda self, one, heard="": seen.append(one) or told(self, one))
     model.understand(noise(5), hotwords=words)
     assert seen[0].hotwords == ("name75", "name70")
 
