@@ -1,7 +1,6 @@
 """From a record to what is asked and what must be said: the choice of tasks and of the prompt form."""
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -12,6 +11,8 @@ from zhiyin.tasks import instructions, render, table
 from zhiyin.tasks.parse import FREE_TEXT_KINDS, join_words
 from zhiyin.tasks.table import Task
 from zhiyin.text import score
+from zhiyin.text.normalize import has_wide
+from zhiyin.text.target import to_name, usual
 
 OF_THE_SPEAKER = {"sgc", "sap", "ser"}  # answers that are heard in the voice, not in the words
 FIRST_PASS_SHARE = 0.5  # of the requests in plain language for an answer or a translation: the tags and nothing else
@@ -88,7 +89,7 @@ def make(
 
     A record's own `instruction` asks for its translation where it has one, else for its answer, else for all its tasks;
     where that is asked in plain language, it is asked in these words. A translation into another language than one
-    expects (`usual_language`) is only asked in words that name it.
+    expects (`text.target`) is only asked in words that name it.
 
     Args:
         record: what is known.
@@ -113,7 +114,7 @@ def make(
     # without a share no number is drawn, so that older runs stay the same
     asks_voice = {task.id for task in tasks} <= OF_THE_SPEAKER and mix.voice_only_share > 0
     voice_only = asks_voice and rng.random() < mix.voice_only_share
-    into = _unusual(record) if "ast" in chosen else ""
+    into = to_name(record.translation, record.language) if "ast" in chosen else ""
     if rng.random() >= mix.plain_share and not into:
         free = _free(tasks) if heard else None
         if free is not None:
@@ -163,34 +164,16 @@ def misheard(text: str, share: float, others: Sequence[str], rng: random.Random)
     for word in score.words(text):
         if rng.random() < share:
             other = rng.choice(others) if others and rng.random() < 0.5 else ""
-            word = other if other and _is_chinese(other) == _is_chinese(word) else ""
+            word = other if other and has_wide(other) == has_wide(word) else ""
         said.append(word)
     return join_words(word for word in said if word) or text
-
-
-def usual_language(record: Record) -> str:
-    """The language that one expects a translation in where none is named: Chinese of English, English of the rest."""
-    return "zh" if record.language == "en" else "en"
-
-
-def _unusual(record: Record) -> str:
-    """The language of a translation where that must be named; else nothing.
-
-    Told by its script: what is not Chinese is English, but German where the speech is English.
-    """
-    latin = "de" if record.language == "en" else "en"
-    into = "zh" if _is_chinese(record.translation) else latin
-    return "" if into == usual_language(record) else into
-
-
-def _is_chinese(text: str) -> bool:
-    return re.search(f"[{score.CJK}]", text) is not None
 
 
 def _by_tags(record: Record) -> Record:
     """A record without what tags alone cannot ask: a translation whose language must be named."""
     rest = tuple(task for task in record.tasks if task != "ast")
-    return replace(record, tasks=rest) if "ast" in record.tasks and rest and _unusual(record) else record
+    is_named = "ast" in record.tasks and to_name(record.translation, record.language)
+    return replace(record, tasks=rest) if rest and is_named else record
 
 
 def _instructed(record: Record) -> tuple[str, ...]:
@@ -243,7 +226,7 @@ def _answered(record: Record, mix: TaskMix, rng: random.Random) -> Example:
         if rng.random() < FIRST_PASS_SHARE:
             return Example(asked, task.tag, None)
     else:
-        into = into or (rng.choice(("", usual_language(record))) if task.kind == "translation" else "")
+        into = into or (rng.choice(("", usual(record.language))) if task.kind == "translation" else "")
         asked = instructions.pick([task.id], rng.choice(instructions.LANGUAGES), "train", rng, into=into)
     return _told(asked, task, record.truth, str(record.text), None, with_tag=True)
 
@@ -268,7 +251,7 @@ def to_answer(records: Sequence[Record]) -> list[Example]:
 def _asked_of(record: Record) -> tuple[Task, str]:
     """The task that answers or translates a record, and the language that a request for it must name, if any."""
     task = next(row for row in table.TASKS if row.kind in FREE_TEXT_KINDS and row.id in record.tasks)
-    return task, _unusual(record) if task.kind == "translation" else ""
+    return task, to_name(record.translation, record.language) if task.kind == "translation" else ""
 
 
 def _combination(tasks: Sequence[str], rng: random.Random) -> list[str]:

@@ -12,6 +12,7 @@ from zhiyin.evaluate.replies import EMPTY, Side
 from zhiyin.tasks.table import TASKS, spelling
 from zhiyin.text import normalize
 from zhiyin.text.score import align, count, words
+from zhiyin.text.target import language_of
 
 Row = dict[str, Any]
 LABEL_TASKS = tuple(task.id for task in TASKS if task.kind == "label")
@@ -246,7 +247,7 @@ def _translations(rows: Sequence[Row], options: Options) -> list[Measure]:
             found.append(_measure("ast", f"BLEU ({tok})", into, unit="points", value=translation.bleu))
     chrf = ((row, translation.chrf_stats(got, want)) for row, want, got in pairs)
     found.append(_measure("ast", "chrF", chrf, unit="points", value=translation.chrf, main=True))
-    codes = [translation.language_of(want, language(row, options)) for row, want, _ in pairs]
+    codes = [language_of(want, language(row, options)) for row, want, _ in pairs]
     same = ((r, (_same(a, b, code, options), 1)) for (r, a, b), code in zip(pairs, codes, strict=True))
     return [*found, _measure("ast", "normalised match", same)]
 

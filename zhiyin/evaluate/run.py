@@ -13,12 +13,12 @@ from zhiyin.data import clip, sources
 from zhiyin.data.manifest import Record, read_growing
 from zhiyin.data.sources import Stored
 from zhiyin.errors import UserError
-from zhiyin.evaluate import translation
 from zhiyin.evaluate.files import about
 from zhiyin.pipeline import understand
 from zhiyin.runtime.load import Loaded
 from zhiyin.tasks import instructions, table
 from zhiyin.text.normalize import has_wide
+from zhiyin.text.target import to_name
 
 UNFIT_EVERY = 8  # about every eighth record is also asked for something that no task fits
 
@@ -72,7 +72,7 @@ def in_plain_language(
 ) -> list[Request]:
     """The same requests in each language, in a wording that training never uses; the record's id decides which.
 
-    A request for a translation names its language where it is not the usual one (`translation.usual_target`). Of other
+    A request for a translation names its language where it is not the usual one (`text.target.usual`). Of other
     tasks, what the record's own instruction asks for is asked in its words, once: no other wording fits its answer.
 
     Args:
@@ -92,15 +92,14 @@ def in_plain_language(
         if own and tasks == own.tasks and tasks != ("ast",):
             continue
         for language in languages:
-            ways = instructions.phrasings(tasks, language, wordings, into=_named(record) if tasks == ("ast",) else "")
+            ways = instructions.phrasings(
+                tasks,
+                language,
+                wordings,
+                into=to_name(record.translation, record.language) if tasks == ("ast",) else "",
+            )
             found.append(Request(tasks, ways[number // UNFIT_EVERY % len(ways)], language))
     return [*found, own] if own and own.tasks != ("ast",) else found
-
-
-def _named(record: Record) -> str:
-    """Code of the language that a request for a translation must name; nothing where it is the usual one."""
-    into = translation.language_of(record.translation, record.language)
-    return "" if into == translation.usual_target(record.language) else into
 
 
 def run(

@@ -14,6 +14,7 @@ Row = dict[str, Any]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ORDERS = "pico_s2i"  # of the speech pack: orders of coffee, asked for the drink
 _UNWEIGHTED = "unweighted recall"
+_MATCH = "normalised match"
 
 
 @dataclass(frozen=True)
@@ -105,22 +106,25 @@ def _labels(rows: Sequence[Row]) -> Iterable[Figure]:
 
 def _answers(rows: Sequence[Row]) -> Iterable[Figure]:
     for one in of_task("sttc", rows, Options()):
-        yield from _figure(one, f"sttc {one.name}")
-        if one.name == "normalised match":
-            for corpus, part in slices.parts(one, _corpus).items():
-                yield from _figure(part, f"sttc {one.name}, {corpus}")
+        yield from _by_corpus(one)
+        if one.name == _MATCH:
             orders = [at for at, row in enumerate(one.rows) if row["slice"].get("source") == ORDERS]
             yield from _figure(slices.only(one, orders), "coffee orders: drink right")
 
 
 def _translations(rows: Sequence[Row]) -> Iterable[Figure]:
     for one in of_task("ast", rows, Options()):
-        yield from _figure(one, f"ast {one.name}")
-        if one.name == "normalised match":
-            for corpus, part in slices.parts(one, _corpus).items():
-                yield from _figure(part, f"ast {one.name}, {corpus}")
+        yield from _by_corpus(one)
+        if one.name == _MATCH:
             for direction, part in slices.parts(one, slices.KEYS["direction"]).items():
                 yield from _figure(part, f"ast {one.name}, {direction}")
+
+
+def _by_corpus(measure: Measure) -> Iterable[Figure]:
+    """A figure, and where it is the share of right replies also that of each corpus."""
+    yield from _figure(measure, f"{measure.task} {measure.name}")
+    for corpus, part in slices.parts(measure, _corpus).items() if measure.name == _MATCH else ():
+        yield from _figure(part, f"{measure.task} {measure.name}, {corpus}")
 
 
 def _instructions(rows: Sequence[Row]) -> Iterable[Figure]:

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from zhiyin.evaluate import translation
 from zhiyin.evaluate.bootstrap import Interval, interval
 from zhiyin.evaluate.measures import Measure, Row
 from zhiyin.text.normalize import has_wide
+from zhiyin.text.target import language_of
 
 DURATIONS_S = (1.0, 3.0, 10.0, 30.0)
 SNR_DB = (0.0, 10.0, 20.0, 30.0)
@@ -56,7 +56,7 @@ def _gender(row: Row) -> str:
 
 def _direction(row: Row) -> str:
     spoken = row["slice"].get("language") or ""
-    into = translation.language_of(row["reference"].get("translation") or "", spoken)
+    into = language_of(row["reference"].get("translation") or "", spoken)
     return f"{spoken}>{into}" if spoken and into and "ast" in row["tasks"] else ""
 
 

@@ -27,28 +27,6 @@ def tokenizer(reference: str) -> str:
     return "zh" if has_wide(reference) else "13a"
 
 
-def language_of(text: str, spoken: str) -> str:
-    """Code of the language of a translation, of those that a request can name (`tasks.instructions`).
-
-    Han characters show Chinese. Latin letters are English, or German where English is spoken. Empty with kana, or
-    where there is nothing to see.
-
-    Args:
-        text: the translation.
-        spoken: code of the language of the speech.
-    """
-    if not text.strip() or any("\u3040" <= char <= "\u30ff" for char in text):
-        return ""
-    if has_wide(text):
-        return "zh"
-    return "de" if spoken == "en" else "en"
-
-
-def usual_target(spoken: str) -> str:
-    """Code of the language that is meant where a request for a translation names none."""
-    return "zh" if spoken == "en" else "en"
-
-
 def bleu_stats(hypothesis: str, reference: str, tokenize: str) -> list[float]:
     """Matches and n-grams of orders 1 to 4, then lengths of hypothesis and reference, by sacreBLEU."""
     scored = _metric(tokenize).sentence_score(hypothesis, [reference])
