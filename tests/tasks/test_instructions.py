@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from difflib import SequenceMatcher
 from itertools import chain, combinations, product
 from random import Random
@@ -43,8 +44,10 @@ def near(first: str, second: str, language: str) -> bool:
         return True
     if min(map(len, units)) <= 3:
         return False
-    matcher = SequenceMatcher(None, *units, autojunk=False)
-    return matcher.real_quick_ratio() >= 0.81 and matcher.quick_ratio() >= 0.81 and matcher.ratio() >= 0.81
+    least = 0.81 * sum(map(len, units)) / 2  # what both must have in common, in whatever order
+    if min(map(len, units)) < least or (Counter(units[0]) & Counter(units[1])).total() < least:
+        return False
+    return SequenceMatcher(None, *units, autojunk=False).ratio() >= 0.81
 
 
 def written(language: str, split: str) -> list[str]:
