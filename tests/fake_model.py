@@ -45,6 +45,7 @@ class FakeBackend:
         self.say, self.spec, self.words, self.encode_s, self.ctc = say, spec, words, encode_s, ctc
         self.batches: list[int] = []
         self.prompts: list[str] = []
+        self.vector_counts: list[int] = []  # speech vectors beside each prompt
         self.told: list[str] = []  # what stands between the speech and the reply
 
     def encode(self, mels: Sequence[Float32]) -> list[Encoded]:
@@ -104,13 +105,18 @@ class FakeSession:
 
     def _reply(self, row: Float32) -> list[int]:
         kinds = row[:, 0].tolist()
-        begin, end = kinds.index(MARKER), len(kinds) - 1 - kinds[::-1].index(MARKER)
-        assert set(kinds[begin + 1 : end]) == {SPEECH}
+        begin = end = len(row)  # a request by itself
+        if MARKER in kinds:
+            begin, end = kinds.index(MARKER), len(kinds) - 1 - kinds[::-1].index(MARKER)
+        speech = row[begin + 1 : end]
+        assert set(kinds[begin + 1 : end]) <= {SPEECH}
         asked = self.backend.words.decode([int(i) for i in row[:begin, 1]], skip_special_tokens=False)
         self.backend.prompts.append(asked)
+        self.backend.vector_counts.append(len(speech))
         after = [int(i) for i in row[end + 1 :, 1]]
         self.backend.told.append(self.backend.words.decode(after, skip_special_tokens=False))
-        text = self.backend.say(asked, int(row[begin + 1, 1]), float(row[begin + 1, 2]))
+        number, seconds = (int(speech[0, 1]), float(speech[0, 2])) if len(speech) else (0, 0.0)
+        text = self.backend.say(asked, number, seconds)
         ids = self.backend.words.encode(text.removesuffix(ENDLESS), add_special_tokens=False).ids
         assert self.backend.words.token_to_id("<unk>") not in ids, f"{text!r} holds a word the test did not announce"
         return ids if text.endswith(ENDLESS) else [*ids, self.backend.words.token_to_id(EOS)]
@@ -129,6 +135,8 @@ def fake_model(
     encode_s: float = 0.0,
     ctc: Sequence[str] = (),
     min_confidence: float = 0.0,
+    label_vectors: int = 0,
+    request_alone: bool = False,
 ) -> Model:
     """A model that gives one reply always, one of a list for each window in turn, or what a function says."""
     tags = [f"<{task}>" for task in tasks]
@@ -150,6 +158,8 @@ def fake_model(
         max_tokens=max_tokens,
         ctc_transcript=bool(ctc),
         min_confidence=min_confidence,
+        label_vectors=label_vectors,
+        request_alone=request_alone,
         can_follow_instructions=can_follow_instructions,
     )
     return Model(Loaded(FakeBackend(answer, spec, made, encode_s=encode_s, ctc=ctc), made, "fake"))

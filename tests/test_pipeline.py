@@ -259,6 +259,41 @@ def test_a_transcript_from_the_ctc_head(speech: Float32) -> None:
     assert model.understand(speech, tasks=["sgc"]).text == ""
 
 
+@pytest.mark.parametrize(("count", "alone"), [(0, False), (1, True)])
+def test_labels_and_requests_are_asked_of_as_much_as_the_model_says(speech: Float32, count: int, alone: bool) -> None:
+    said = {"<sgc>": "<male>", "<ser>": "<sad>", "<ast>": "hello", "who?": "<sgc>"}
+    model = fake_model(
+        lambda asked, number, seconds: said[asked],
+        [*said, *said.values()],
+        ctc=["four"],
+        label_vectors=count,
+        request_alone=alone,
+    )
+    result = model.understand(speech, tasks=["sgc", "ser", "ast"])
+    assert (result.labels, result.translation) == ({"sgc": "male", "ser": "sad"}, "hello")
+    seen = dict(zip(backend(model).prompts, backend(model).vector_counts, strict=True))
+    assert seen["<ast>"] > 1 and {seen["<sgc>"], seen["<ser>"]} == {count or seen["<ast>"]}
+    backend(model).vector_counts.clear()
+    assert model.understand(speech, instruction="who?").labels == {"sgc": "male"}
+    request, label = backend(model).vector_counts
+    assert (request, label) == (0 if alone else seen["<ast>"], count or seen["<ast>"])
+
+
+def test_a_request_is_asked_once_where_it_is_asked_alone(speech: Float32) -> None:
+    spoken_T = np.concatenate([speech, np.zeros(3 * SAMPLE_RATE_HZ, np.float32)] * 3)
+    for alone, times in ((False, 3), (True, 1)):
+        said = {"who?": "<sgc>", "<sgc>": "<male>"}
+        model = fake_model(
+            lambda asked, number, seconds, said=said: said[asked],
+            [*said, *said.values()],
+            ctc=["four"],
+            request_alone=alone,
+        )
+        result = model.understand(spoken_T, instruction="who?")
+        assert [segment.labels for segment in result.segments] == [{"sgc": "male"}] * 3
+        assert backend(model).prompts.count("who?") == times
+
+
 def test_an_uncertain_transcript_is_cut_and_said_so(speech: Float32) -> None:
     model = fake_model("<male>", ctc=["four one one"], min_confidence=0.9999999)
     result = model.understand(speech, tasks=["asr", "sgc"])

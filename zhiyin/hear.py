@@ -78,9 +78,12 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Question:
-    """What a decoder is asked of an utterance of so many seconds, and the transcript that it is told, if any."""
+    """What a decoder is asked of an utterance of so many seconds, and the transcript that it is told, if any.
 
-    encoded: Encoded
+    Without an utterance it is asked what an instruction wants.
+    """
+
+    encoded: Encoded | None
     seconds: float
     asked: Asked
     heard: str = ""
@@ -164,17 +167,19 @@ def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked:
     """The transcript from the CTC head; labels from the decoder, and from what it is told of that transcript the rest.
 
     Each label is a question of its own: corpora know some labels and not others, so that few combinations are learned.
-    What an instruction wants is read from the tags that the reply to it begins with, window by window.
+    Where the model says so (`label_vectors`), the decoder is given how the whole utterance sounds, and no words.
+    What an instruction wants is read from the tags that the reply to it begins with.
     """
     questions = [_Question(one, _seconds(window), asked) for window, one in zip(windows, encoded, strict=True)]
-    understood = _ask(questions, model, max_new_tokens=_tag_tokens(asked, model)) if asked.instruction else []
+    understood = _understand(questions, model) if asked.instruction else []
     wanted = [answer.parsed.tasks for answer in understood] or [asked.tasks] * len(questions)
     drafts: dict[int, _Answer] = {}
     labels: list[tuple[int, _Question]] = []
     free: dict[int, _Question] = {}
     for i, (tasks, question) in enumerate(zip(wanted, questions, strict=True)):
         rows = tuple(task for task in tasks if task.kind == "label")
-        labels += [(i, replace(question, asked=replace(asked, instruction="", tasks=(row,)))) for row in rows]
+        whole = replace(question, encoded=_whole(encoded[i], model))
+        labels += [(i, replace(whole, asked=replace(asked, instruction="", tasks=(row,)))) for row in rows]
         if len(rows) < len(tasks):
             drafts[i] = _draft(windows[i], encoded[i], tasks, model)
         rows = tuple(task for task in tasks if task.kind in FREE_TEXT_KINDS)
@@ -190,10 +195,20 @@ def _draft_and_ask(windows: Sequence[Window], encoded: Sequence[Encoded], asked:
     ]
 
 
-def _tag_tokens(asked: Asked, model: Loaded) -> int:
-    """What the tags of all tasks need: as much of the reply to an instruction as says what it wants."""
+def _understand(questions: Sequence[_Question], model: Loaded) -> list[_Answer]:
+    """The tags of an instruction: asked beside each window, or, where the model says so, once and by itself."""
+    asked = questions[0].asked
     tags = render.tags(asked.table, dialect=family_of(model.backend.spec).dialect)
-    return len(model.tokenizer.encode(tags, add_special_tokens=False).ids)
+    most = len(model.tokenizer.encode(tags, add_special_tokens=False).ids)  # of the reply, what says what it wants
+    if not model.backend.spec.request_alone:
+        return _ask(questions, model, max_new_tokens=most)
+    return _ask([replace(questions[0], encoded=None)], model, max_new_tokens=most) * len(questions)
+
+
+def _whole(encoded: Encoded, model: Loaded) -> Encoded:
+    """What the decoder is given when it is asked for a label."""
+    count = model.backend.spec.label_vectors
+    return replace(encoded, vectors_SD=encoded.vectors_SD[:count]) if count else encoded
 
 
 def _joined(
@@ -269,13 +284,13 @@ def _seconds(window: Window) -> float:
     return window.end_s - window.start_s
 
 
-def _prompt(told: Told, encoded: Encoded, model: Loaded) -> Prompt:
+def _prompt(told: Told, encoded: Encoded | None, model: Loaded) -> Prompt:
     """Each piece by itself, so that no token reaches across two of them or into the speech."""
     before, after = (
         [token for piece in pieces for token in model.tokenizer.encode(piece, add_special_tokens=False).ids]
         for pieces in (told.before, told.after)
     )
-    return Prompt(before, encoded.vectors_SD, after)
+    return Prompt(before, None if encoded is None else encoded.vectors_SD, after)
 
 
 def _text(ids: Sequence[int], model: Loaded, marks: Sequence[str] = ()) -> str:

@@ -117,6 +117,44 @@ def test_questions_about_the_speaker_alone_are_answered_from_the_voice_alone(
     assert marks.any() and not marks.all()
 
 
+def test_a_batch_says_all_that_is_known_of_its_recordings(records: list[Record], loader: Loader) -> None:
+    marks = ["<asr>", "<sgc>", "<sap>", "<male>", "<female>", "<child>", "<adult>"]
+    pieces = tokenizer.train(["la la"] * 3, marks, num_pieces=20, max_time_s=3.0, time_step_s=0.04)
+    known = {"sgc": "male", "sap": "child"}
+    kinds = [("asr", "sgc", "sap"), ("asr", "sap"), ("asr",)]  # only what a record is used for is told
+    voiced = [dataclasses.replace(r, tasks=kinds[i % 3], labels=known) for i, r in enumerate(records)]
+    voiced[3] = dataclasses.replace(voiced[3], tasks=("asr", "sap"), labels={"sap": "old"})  # no token of the model
+    sets = {"sgc": ("male", "female"), "sap": ("child", "adult")}
+    mix = dataclasses.replace(loader.mix, extra_share=0.0)  # whatever is asked
+    some = Loader(voiced, loader.cache, pieces, sets, loader.config, mix, STILL, eos_id=1, time_step_s=0.04, seed=1)
+    ids = {name: pieces.token_to_id(f"<{name}>") for name in ("male", "female", "child", "adult")}
+    gender, age = (ids["male"], ids["female"]), (ids["child"], ids["adult"])
+    expected = [((ids["male"], gender), (ids["child"], age)), ((ids["child"], age),), ()]
+    for batch, _ in _take(some, Place(), 6):
+        for name, labels in zip(batch.ids, batch.labels, strict=True):
+            number = int(name.removeprefix("r"))
+            assert labels == (() if number == 3 else expected[number % 3])
+        assert batch.only(0).labels == batch.labels[:1]
+
+
+def test_quiet_at_both_ends_is_trimmed_but_for_a_margin() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.uniform(-1.5, -1.3, (200, 80)).astype(np.float32)
+    features[70:120] = rng.uniform(0.0, 0.5, (50, 80))
+    config = dataclasses.replace(STILL, trim_share=1.0, trim_frames=(10, 40))
+    found = [augment(features, config, np.random.default_rng(seed)) for seed in range(40)]
+    for trimmed, front in found:
+        assert -60 <= front <= -30 and 70 <= len(trimmed) <= 130
+        loud = np.flatnonzero(trimmed.mean(1) > -0.5)
+        assert loud[0] - front == 70 and len(loud) == 50  # word times move by `front`
+    assert len({len(trimmed) for trimmed, _ in found}) > 10
+    even = np.zeros((30, 80), np.float32)
+    assert augment(even, config, rng)[0].shape == even.shape
+    half = dataclasses.replace(config, trim_share=0.5)
+    whole = sum(len(augment(features, half, np.random.default_rng(seed))[0]) == 200 for seed in range(100))
+    assert 30 < whole < 70
+
+
 def test_transcripts_with_rare_words_are_not_learned(records: list[Record], loader: Loader) -> None:
     texts = ["seven two", "seven", "seven", "", None]
     named = [dataclasses.replace(r, text=text) for r, text in zip(records, texts, strict=False)]

@@ -144,10 +144,14 @@ def test_the_voice_vector_is_mean_and_deviation_of_the_loud_frames(device):
         np.testing.assert_allclose(seen[row].numpy(), expected, atol=1e-5)
 
 
-def test_of_rows_that_hear_the_voice_alone_one_vector_is_left(device, tiny):
-    speech = listen(tiny, torch.randn(2, 8, 40), 40, 17)
+@pytest.mark.parametrize("pace", [False, True])
+def test_of_rows_that_hear_the_voice_alone_the_vectors_of_the_whole_are_left(device, tiny, pace):
+    config = dataclasses.replace(tiny.config.projector, voice_mels=5, pace=pace)
+    made = SpeechLM(dataclasses.replace(tiny.config, projector=config)).eval().to(device)
+    speech, count = listen(made, torch.randn(2, 8, 40), 40, 17), 1 + pace
     rows = speech.voice_alone(torch.tensor([True, False], device=device)).rows()
-    assert torch.equal(rows[0], speech.vectors_BSD[0, :1]) and torch.equal(rows[1], speech.vectors_BSD[1, :3])
+    assert torch.equal(rows[0], speech.vectors_BSD[0, :count])
+    assert torch.equal(rows[1], speech.vectors_BSD[1, : 3 + count])
 
 
 @pytest.mark.parametrize("parts", [("voice",), ("pace",), ("voice", "pace")])
@@ -162,6 +166,35 @@ def test_voice_and_pace_come_before_the_speech(device, tiny, parts):
     heard = {"voice": lambda: made.projector.voice(mel, lengths), "pace": lambda: made.projector.pace(*encoded)}
     expected = torch.cat([*(heard[part]() for part in parts), rest], 1)
     assert torch.equal(speech.vectors_BSD, expected) and torch.equal(speech.vector_counts_B, counts + len(parts))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_voice_and_pace_alone_point_to_the_labels(device, tiny, smoothing):
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny.config.projector, voice_mels=5, pace=True)
+    made = SpeechLM(dataclasses.replace(tiny.config, projector=config)).eval().to(device)
+    with torch.no_grad():
+        made.decoder.norm.weight.uniform_(0.5, 2.0)
+    gender, age = (4, 7), (5, 6, 9)
+    labels = [[(7, gender), (9, age)], [], [(4, gender)]]
+    with torch.enable_grad():
+        speech = listen(made, torch.randn(3, 8, 40), 40, 17, 30)
+        loss = made.voice_loss(speech, labels, label_smoothing=smoothing)
+        loss.backward()
+    table = made.decoder.get_parameter(
+        "embed_tokens.weight" if made.config.decoder.tie_embeddings else "lm_head.weight"
+    ).cpu()
+    scale, total = made.decoder.norm.weight.cpu(), []
+    for row, pairs in enumerate(labels):
+        for vector in speech.vectors_BSD[row, :2].cpu():
+            read = table @ (vector / (vector.square().mean() + made.config.decoder.norm_eps).sqrt() * scale)
+            for truth, choices in pairs:
+                log = (read[list(choices)] - read[list(choices)].logsumexp(0)).tolist()
+                total.append(-(1 - smoothing) * log[choices.index(truth)] - smoothing * sum(log) / len(log))
+    assert float(loss) == pytest.approx(sum(total) / 6, abs=1e-5)
+    parts = (made.projector.voice, made.projector.pace)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for part in parts for p in part.parameters())
+    assert float(made.voice_loss(speech, [[], [], []])) == 0.0
 
 
 def test_a_louder_recording_has_the_same_voice(device):

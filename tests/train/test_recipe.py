@@ -31,7 +31,8 @@ def test_the_packaged_encoder_fits_the_recipe(repository: Path, pocket: Path) ->
     made = model.state_dict()
     assert all(torch.equal(made[name], stored[name].float()) for name in stored if name.startswith("encoder."))
     assert not torch.equal(made["decoder.embed_tokens.weight"], stored["decoder.embed_tokens.weight"].float())
-    again = replace(stage, fresh=("projector",), model=None)
+    bare = replace(stage.spec, label_vectors=0)  # the packaged model has one such vector
+    again = replace(stage, fresh=("projector",), model=None, spec=bare)
     decoder = recipe.begin(again, Tokenizer.from_file(str(pocket / "tokenizer.json")), pocket).decoder
     assert torch.equal(decoder.embed_tokens.weight, stored["decoder.embed_tokens.weight"].float())
 
@@ -48,7 +49,8 @@ def test_a_part_can_begin_anew(repository: Path, pocket: Path) -> None:
     tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
     model, _ = checkpoint.load(pocket)
     weights = model.state_dict()
-    stage = replace(stages.read(repository / "configs" / "pocket.toml"), model=None)
+    stage = stages.read(repository / "configs" / "pocket.toml")
+    stage = replace(stage, model=None, spec=replace(stage.spec, label_vectors=0))
     made = recipe.begin(replace(stage, fresh=("projector.out",)), tokenizer, pocket).state_dict()
     others = {name for name in weights if not torch.equal(made[name], weights[name])}
     assert others == {"projector.out.weight", "projector.out.bias"}
@@ -56,7 +58,8 @@ def test_a_part_can_begin_anew(repository: Path, pocket: Path) -> None:
 
 def test_a_stage_without_sizes_takes_those_of_the_checkpoint(repository: Path, pocket: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
-    stage = replace(stages.read(repository / "configs" / "pocket.toml"), model=None)
+    stage = stages.read(repository / "configs" / "pocket.toml")
+    stage = replace(stage, model=None, spec=replace(stage.spec, label_vectors=0))
     assert recipe.begin(stage, tokenizer, pocket).config == checkpoint.load(pocket)[0].config
     with pytest.raises(UserError, match="--from"):
         recipe.begin(stage, tokenizer, None)
@@ -65,6 +68,24 @@ def test_a_stage_without_sizes_takes_those_of_the_checkpoint(repository: Path, p
     checkpoint.save(tmp_path / "osum", model, spec, pocket / "tokenizer.json")
     with pytest.raises(UserError, match="its family is 'osum'"):
         recipe.begin(stage, tokenizer, tmp_path / "osum")
+
+
+def test_settings_about_vectors_that_the_model_lacks_are_refused(repository: Path, pocket: Path) -> None:
+    stage = stages.read(repository / "configs" / "pocket.toml")
+    assert stage.model is not None
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    bare = replace(stage.model.projector, voice_mels=None, voice_stats="spectrum", pace=False)
+    plain = replace(stage, model=replace(stage.model, projector=bare), spec=replace(stage.spec, label_vectors=0))
+    recipe.begin(plain, tokenizer, None)
+    for wrong in (
+        replace(plain, spec=replace(plain.spec, label_vectors=1)),
+        replace(plain, mix=replace(plain.mix, voice_only_share=0.5)),
+        replace(plain, optimizer=replace(plain.optimizer, voice_weight=0.5)),
+    ):
+        with pytest.raises(UserError, match="the model has 0 vectors of the whole utterance; set model"):
+            recipe.begin(wrong, tokenizer, None)
+    with pytest.raises(UserError, match="label_vectors is 3, and the model has 2 vectors"):
+        recipe.begin(replace(stage, spec=replace(stage.spec, label_vectors=3)), tokenizer, None)
 
 
 def test_a_part_can_come_from_another_checkpoint(pocket: Path, tmp_path: Path) -> None:

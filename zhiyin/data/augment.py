@@ -9,6 +9,8 @@ import numpy as np
 
 from zhiyin.audio.features import SAMPLE_RATE_HZ, Float32, hz_to_mel, mel_to_hz
 
+_LOUD = 0.35  # of the way from a recording's quiet frames to its loud ones
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -26,6 +28,8 @@ class AugmentConfig:
     time_mask_frames: int = 20
     mel_masks: int = 2
     mel_mask_bins: int = 12
+    trim_share: float = 0.0  # quiet at both ends is cut off, as the speech detector does before the model listens
+    trim_frames: tuple[int, int] = (20, 45)  # but for so much: a weak "s" at the edge is not loud
     pad_frames: int = 40  # up to this much quiet before and after
     warp_share: float = 0.0
     warp: tuple[float, float] = (0.85, 1.15)  # the frequency axis is stretched by this: another vocal tract length
@@ -43,8 +47,11 @@ def augment(
         keep_voice: do not warp the frequency axis, because something about the speaker is asked.
 
     Returns:
-        Features and how many frames were put in front (word times move by that).
+        Features and how many frames were put in front (word times move by that; below 0 where more were cut off).
     """
+    cut = 0
+    if config.trim_share and rng.random() < config.trim_share:
+        features_FM, cut = _trim(features_FM, config.trim_frames, rng)
     if not keep_voice and rng.random() < config.warp_share:
         features_FM = warped(features_FM, rng.uniform(*config.warp))
     features_FM, front = _pad(features_FM, config, rng)
@@ -57,7 +64,7 @@ def augment(
         power[:, int(power.shape[1] * rng.uniform(0.6, 0.75)) :] *= 1e-3  # telephone: little above 3.4 kHz
     log = np.log10(np.maximum(power, 1e-10))
     features_FM = ((np.maximum(log, log.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
-    return _mask(features_FM, config, rng), front
+    return _mask(features_FM, config, rng), front - cut
 
 
 def warped(features_FM: Float32, factor: float) -> Float32:
@@ -73,6 +80,18 @@ def warped(features_FM: Float32, factor: float) -> Float32:
     low = np.minimum(place.astype(int), bins - 2)
     share = (place - low).astype(np.float32)
     return features_FM[:, low] * (1 - share) + features_FM[:, low + 1] * share
+
+
+def _trim(features_FM: Float32, margin: tuple[int, int], rng: np.random.Generator) -> tuple[Float32, int]:
+    """What lies around the loud frames, and how many frames were cut off in front."""
+    level_F = features_FM.mean(axis=1)
+    quiet, loud = np.quantile(level_F, (0.05, 0.95))
+    above = np.flatnonzero(level_F > quiet + _LOUD * (loud - quiet))
+    if not len(above):
+        return features_FM, 0
+    before, after = rng.integers(margin[0], margin[1] + 1, 2)
+    start = max(0, int(above[0]) - int(before))
+    return features_FM[start : int(above[-1]) + 1 + int(after)], start
 
 
 def _pad(features_FM: Float32, config: AugmentConfig, rng: np.random.Generator) -> tuple[Float32, int]:

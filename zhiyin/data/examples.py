@@ -14,7 +14,6 @@ from zhiyin.text import score
 from zhiyin.text.normalize import has_wide
 from zhiyin.text.target import to_name, usual
 
-OF_THE_SPEAKER = {"sgc", "sap", "ser"}  # answers that are heard in the voice, not in the words
 FIRST_PASS_SHARE = 0.5  # of the requests in plain language for an answer or a translation: the tags and nothing else
 INTO = ("en", "zh", "de")  # languages that a request for an answer or a translation may name
 
@@ -28,8 +27,8 @@ class TaskMix:
         x_only_share: of the requests with a label task, the share without the transcript (OSUM: 0.5).
         extra_share: share of records asked for more than the plain transcript, where more is known.
         unfit_share: of the plain requests, the share that no task fits.
-        voice_only_share: of the requests that only ask who speaks (`OF_THE_SPEAKER`), the share that is answered from
-            the voice vector alone (`model.projector.Voice`). The words of a training recording tell its speaker, and
+        voice_only_share: of the requests for labels alone, the share that is answered from the vectors of the whole
+            utterance alone (`model.projector.Voice`, `Pace`). The words of a training recording tell its speaker, and
             a decoder that has them never learns to hear the voice.
         transcript_share: of the rows without audio (`text_only`), the share that is a text of the records, to be said
             as it is: how a decoder without a past learns its language.
@@ -63,7 +62,7 @@ class Example:
         prompt: what is asked, before the speech.
         target: what must be said.
         transcript: for the CTC head: None when unknown, "" when nothing is said.
-        voice_only: whether the decoder hears the voice vector alone.
+        voice_only: whether the decoder hears the vectors of the whole utterance alone.
         heard: the transcript and its marks (`render.heard`), told after the speech; nothing of it is learned.
     """
 
@@ -112,7 +111,7 @@ def make(
     truth = replace(record.truth, words=words)
     transcript = record.text
     # without a share no number is drawn, so that older runs stay the same
-    asks_voice = {task.id for task in tasks} <= OF_THE_SPEAKER and mix.voice_only_share > 0
+    asks_voice = all(task.kind == "label" for task in tasks) and mix.voice_only_share > 0
     voice_only = asks_voice and rng.random() < mix.voice_only_share
     into = to_name(record.translation, record.language) if "ast" in chosen else ""
     if rng.random() >= mix.plain_share and not into:

@@ -6,8 +6,8 @@ Shapes: `B` batch, `M` mel bins, `F` frames.
 import queue
 import random
 import threading
-from collections import Counter, deque
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, cycle, islice
@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from zhiyin.audio.features import Float32
-from zhiyin.data import balance
+from zhiyin.data import balance, fitting
 from zhiyin.data.augment import AugmentConfig, augment
 from zhiyin.data.cache import Features
 from zhiyin.data.examples import Example, TaskMix, make, misheard, text_only
@@ -28,6 +28,7 @@ from zhiyin.text.score import words
 
 FRAMES_PER_S = 100
 _FREE = {"sttc", "ast"}
+Labels = tuple[tuple[int, tuple[int, ...]], ...]  # tokens: pairs of a label and all labels of its task
 _TEXT_DRAWS = 8  # rows drawn for each one of a batch without audio; half of an unsorted batch would be padding
 _OF_THE_VOICE = {"sgc", "sap", "ser", "ssr"}  # answers that would change with the vocal tract
 
@@ -98,9 +99,10 @@ class LoaderConfig:
 class Batch:
     """A padded batch; `prompts`, `targets` (with end token) and `transcripts` (for CTC, None unknown) are token ids.
 
-    `heard`, where any row is told anything, are the ids after the speech, without loss.
-    Of the rows marked in `voice_only_B` the decoder hears the voice vector alone. A batch without audio has no
-    features, and its frames are 0.
+    `heard`, where any row is told anything, are the ids after the speech, without loss. `labels` are all that are known
+    of a recording, whatever is asked; empty without audio.
+    Of the rows marked in `voice_only_B` the decoder hears the vectors of the whole utterance alone. A batch without
+    audio has no features, and its frames are 0.
     """
 
     mel_BMF: Float32 | None
@@ -111,13 +113,15 @@ class Batch:
     ids: tuple[str, ...]
     voice_only_B: np.ndarray
     heard: tuple[tuple[int, ...], ...] = ()
+    labels: tuple[Labels, ...] = ()
 
     def only(self, row: int) -> "Batch":
         """The batch of one row."""
         part = slice(row, row + 1)
         mel = None if self.mel_BMF is None else self.mel_BMF[part]
         said = self.prompts[part], self.targets[part], self.transcripts[part]
-        return Batch(mel, self.frames_B[part], *said, self.ids[part], self.voice_only_B[part], self.heard[part])
+        voice_only_B, labels = self.voice_only_B[part], self.labels[part]
+        return Batch(mel, self.frames_B[part], *said, self.ids[part], voice_only_B, self.heard[part], labels)
 
 
 @dataclass(frozen=True)
@@ -189,15 +193,13 @@ class Loader:
         Raises:
             UserError: nothing can be drawn.
         """
-        fitting = [_restricted(r, config.only) for r in records if r.duration_s <= config.max_audio_s]
-        self.records = [r for r in _without_rare_words(fitting, config.min_word_count) if r.tasks]
+        self.records = fitting.fit(records, config.max_audio_s, config.only, config.min_word_count)
         self.cache, self.tokenizer, self.labels = features, tokenizer, labels
         self.config, self.mix, self.augmentation = config, mix, augmentation
         self.eos_id, self.time_step_s, self.seed = eos_id, time_step_s, seed
-        vocabulary = tokenizer.get_vocab()
-        names = {f"<{label}>" for task in table.with_labels(table.TASKS, labels) for label in task.labels}
-        self.label_ids = sorted(vocabulary[name] for name in names if name in vocabulary)
-        odds = [config.weights.get(_key(r, config.weights), 1.0) for r in self.records]
+        self.choices = _choices(tokenizer, labels)
+        self.label_ids = sorted({token for ids in self.choices.values() for token in ids.values()})
+        odds = [config.weights.get(fitting.key(r, config.weights), 1.0) for r in self.records]
         odds = [odd * (weights or {}).get(r.id, 1.0) for odd, r in zip(odds, self.records, strict=True)]
         self.odds = balance.odds(self.records, odds, tasks=config.task_balance, labels=config.label_balance)
         if self.records and config.text_share < 1 and not any(self.odds):
@@ -342,7 +344,13 @@ class Loader:
         padded = np.zeros((len(mels), mels[0].shape[0], frames.max()), np.float32)
         for i, mel in enumerate(mels):
             padded[i, :, : mel.shape[1]] = mel
-        return self._said(examples, padded, frames, tuple(one.record.id for one in group))
+        batch = self._said(examples, padded, frames, tuple(one.record.id for one in group))
+        return replace(batch, labels=tuple(self._labels_of(one.record) for one in group))
+
+    def _labels_of(self, record: Record) -> Labels:
+        """Those that the model has a token for, each with those of its whole task."""
+        known = ((ids, record.labels.get(task)) for task, ids in self.choices.items() if task in record.tasks)
+        return tuple((ids[name], tuple(ids.values())) for ids, name in known if name in ids)
 
     def _heard(self, record: Record, rng: random.Random) -> str:
         """What a CTC head hears of a record, errors included, where the decoder is told it."""
@@ -375,26 +383,8 @@ class Loader:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids) if text else ()
 
 
-def _key(record: Record, table: Container[str]) -> str:
-    """Where a table of settings speaks of a record: under its source and age group, or under its source."""
-    exact = f"{record.source}/{record.age_group}"
-    return exact if exact in table else record.source
-
-
-def _restricted(record: Record, only: Mapping[str, tuple[str, ...]]) -> Record:
-    allowed = only.get(_key(record, only))
-    if allowed is None:
-        return record
-    tasks = tuple(task for task in record.tasks if task in allowed)
-    return replace(record, tasks=tasks, text=record.text if "asr" in tasks else None)
-
-
-def _without_rare_words(records: Sequence[Record], min_count: int) -> list[Record]:
-    counts = Counter(word for record in records for word in words(record.text or ""))
-    rare = {word for word, count in counts.items() if count < min_count}
-    return [_without_text(r) if rare.intersection(words(r.text or "")) else r for r in records]
-
-
-def _without_text(record: Record) -> Record:
-    tasks = tuple(task for task in record.tasks if task not in ("asr", "srwt"))
-    return replace(record, tasks=tasks, text=None)
+def _choices(tokenizer: Tokenizer, labels: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, int]]:
+    """Task -> label -> its token; labels that are spelt in pieces are left out."""
+    known = tokenizer.get_vocab()
+    tasks = {task.id: task.labels for task in table.with_labels(table.TASKS, labels) if task.labels}
+    return {task: {name: known[f"<{name}>"] for name in names if f"<{name}>" in known} for task, names in tasks.items()}

@@ -78,6 +78,11 @@ class ProjectorConfig:
         if not 0.0 <= self.voice_dropout < 1.0:
             raise UserError(f"ProjectorConfig: voice_dropout is {self.voice_dropout}; at least 0 and below 1")
 
+    @property
+    def whole_vectors(self) -> int:
+        """How many vectors of the whole utterance come before those of the speech."""
+        return (self.voice_mels is not None) + self.pace
+
 
 @dataclass(frozen=True)
 class DecoderConfig:

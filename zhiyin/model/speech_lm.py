@@ -16,6 +16,7 @@ from zhiyin.model.decoder import Decoder
 from zhiyin.model.encoder import Encoder, length_mask
 from zhiyin.model.projector import Projector
 
+Labels = Sequence[tuple[int, tuple[int, ...]]]  # of an utterance: pairs of a label and all labels of its task
 IGNORE = -100  # label value without loss, as in torch and transformers
 
 
@@ -45,10 +46,11 @@ class Speech:
     encoded_lengths_B: Tensor
     vectors_BSD: Tensor
     vector_counts_B: Tensor
+    whole_vectors: int = 0  # so many of the first ones are those of `Voice` and `Pace`
 
     def voice_alone(self, rows_B: Tensor) -> "Speech":
-        """The same, but of the rows marked only the first vector counts, which is that of the voice."""
-        return replace(self, vector_counts_B=torch.where(rows_B, 1, self.vector_counts_B))
+        """The same, but of the rows marked only the vectors of the whole utterance count."""
+        return replace(self, vector_counts_B=torch.where(rows_B, self.whole_vectors, self.vector_counts_B))
 
     def rows(self) -> Sequence[Tensor]:
         """Each utterance's own vectors, without padding; one look-up, so that the gradient is written once."""
@@ -84,7 +86,7 @@ class SpeechLM(nn.Module):
         if whole:
             vectors = torch.cat([*(vector.to(vectors.dtype) for vector in whole), vectors], 1)
             counts = counts + len(whole)
-        return Speech(encoded, encoded_lengths, vectors, counts)
+        return Speech(encoded, encoded_lengths, vectors, counts, len(whole))
 
     def assemble(self, speech: Speech | None, rows: Sequence[Row]) -> Sequences:
         """Put each row's tokens around its speech vectors; without speech, a text-only row."""
@@ -121,6 +123,31 @@ class SpeechLM(nn.Module):
         scored = labels != IGNORE
         logits = self.decoder.logits(hidden[scored]).float()
         return fn.cross_entropy(logits, labels[scored], weight=weights_V, label_smoothing=label_smoothing), logits
+
+    def voice_loss(self, speech: Speech, labels_B: Sequence[Labels], *, label_smoothing: float = 0.0) -> Tensor:
+        """How far the vectors of `Voice` and `Pace` are from the labels of their utterance; mean over both and labels.
+
+        Each is read as the decoder reads its own last vectors: were it handed on as it is, the label would be said.
+        Cross-entropy among the labels of a task. A decoder that must find out by itself what to read from these vectors
+        needs many times the steps (docs/log.md). The reading: nostalgebraist 2020, "interpreting GPT: the logit lens".
+
+        Args:
+            speech: what `listen` made.
+            labels_B: what is known of each row: tokens of a label and of all labels of its task. None: it adds nothing.
+            label_smoothing: share of the target spread over the labels of the task.
+        """
+        count = speech.whole_vectors
+        total, said = speech.vectors_BSD.new_zeros((), dtype=torch.float32), 0
+        known = [(row, *label) for row, labels in enumerate(labels_B) for label in labels]
+        for choices in dict.fromkeys(choices for _, _, choices in known):
+            part = [(row, choices.index(label)) for row, label, others in known if others == choices]
+            whole_KWD = speech.vectors_BSD[[row for row, _ in part], :count]
+            scores = self.decoder.logits(self.decoder.norm(whole_KWD))[..., list(choices)].float()
+            truth = torch.as_tensor([place for _, place in part], device=scores.device).repeat_interleave(count)
+            smooth = label_smoothing
+            total = total + fn.cross_entropy(scores.flatten(0, 1), truth, label_smoothing=smooth, reduction="sum")
+            said += len(part) * count
+        return total / max(1, said)
 
     def ctc_loss(self, encoded_BTE: Tensor, lengths_B: Tensor, targets: Sequence[Sequence[int] | None]) -> Tensor:
         """Connectionist temporal classification loss per target token, of what the encoder gave; id 0 is the blank.

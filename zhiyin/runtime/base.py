@@ -50,6 +50,9 @@ class ModelSpec:
         eos_id: token that ends a reply.
         time_step_s: resolution of its word times.
         ctc_transcript: the transcript is read from the CTC head, and only the rest from the decoder.
+        label_vectors: the decoder is asked for labels with the first so many speech vectors alone, which say how the
+            whole utterance sounds (`model.projector.Voice`, `Pace`); 0: with all of them.
+        request_alone: what a request in plain language wants is asked once, without the recording.
         min_confidence: a transcript from the CTC head that is less probable than this is cut: it is of words the model
             does not know, or of no words.
         can_follow_instructions: whether plain-language requests are understood.
@@ -71,6 +74,8 @@ class ModelSpec:
     max_tokens: int = 512
     time_step_s: float = 0.01
     ctc_transcript: bool = False
+    label_vectors: int = 0
+    request_alone: bool = False
     min_confidence: float = 0.0
     can_follow_instructions: bool = False
     precision: str = "float32"

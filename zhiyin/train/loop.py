@@ -44,12 +44,14 @@ class Losses:
     total: Tensor
     lm: Tensor
     ctc: Tensor
+    voice: Tensor
 
 
 def losses(
     model: SpeechLM, batch: Batch, settings: OptimizerSection, device: str, weights_V: Tensor | None = None
 ) -> Losses:
-    """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts.
+    """Forward pass of one batch: language-model loss on the targets, CTC loss on the transcripts, and what is asked of
+    the vectors of the whole utterance.
 
     A batch without audio has the language-model loss alone.
     """
@@ -59,21 +61,35 @@ def losses(
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
         if batch.mel_BMF is None:
             lm, _ = lm_loss(model.assemble(None, rows))
-            return Losses(lm, lm.detach(), lm.new_zeros(()))
+            return _summed(settings, lm=lm)
         mel = torch.from_numpy(batch.mel_BMF).to(device)
         frames = torch.from_numpy(batch.frames_B).to(device)
         if settings.ctc_weight == 1.0 and model.config.ctc:
             encoded, lengths = model.encoder(mel, frames)
-            ctc = model.ctc_loss(encoded, lengths, batch.transcripts)
-            return Losses(ctc, ctc.new_zeros(()), ctc.detach())
+            return _summed(settings, ctc=model.ctc_loss(encoded, lengths, batch.transcripts))
         speech = model.listen(mel, frames)
         if batch.voice_only_B.any():
             speech = speech.voice_alone(torch.from_numpy(batch.voice_only_B).to(device))
         lm, _ = lm_loss(model.assemble(speech, rows))
-        if not model.config.ctc:
-            return Losses(lm, lm.detach(), lm.new_zeros(()))
-        ctc = model.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, batch.transcripts)
-    return Losses((1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc, lm.detach(), ctc.detach())
+        voice: Tensor | None = None
+        ctc: Tensor | None = None
+        if settings.voice_weight:
+            voice = model.voice_loss(speech, batch.labels, label_smoothing=settings.label_smoothing)
+        if model.config.ctc and settings.ctc_weight:
+            ctc = model.ctc_loss(speech.encoded_BTE, speech.encoded_lengths_B, batch.transcripts)
+    return _summed(settings, lm=lm, ctc=ctc, voice=voice)
+
+
+def _summed(
+    settings: OptimizerSection, *, lm: Tensor | None = None, ctc: Tensor | None = None, voice: Tensor | None = None
+) -> Losses:
+    """Parts by their weights; with CTC or language model alone, that one counts in full."""
+    words = lm if ctc is None else ctc if lm is None else (1 - settings.ctc_weight) * lm + settings.ctc_weight * ctc
+    assert words is not None
+    none = words.new_zeros(())
+    total = words if voice is None else words + settings.voice_weight * voice
+    lm, ctc, voice = (none if part is None else part.detach() for part in (lm, ctc, voice))
+    return Losses(total, lm, ctc, voice)
 
 
 def rate_at(step: int, settings: OptimizerSection) -> float:
@@ -175,7 +191,7 @@ def _gradients(
 ) -> tuple[list[Tensor], float]:
     """Backward passes of a step, gradients clipped; the means of the losses, and the norm before clipping."""
     settings = stage.optimizer
-    sums = [torch.zeros((), device=device) for _ in range(3)]
+    sums = [torch.zeros((), device=device) for _ in range(4)]
     for number, batch in enumerate(batches):
         # each batch has its own seed, so that a resumed run is the same run, and two processes are as one
         place = (step * len(batches) + number) * team.count + team.rank
@@ -205,18 +221,19 @@ def _attention(settings: OptimizerSection, device: str) -> AbstractContextManage
 
 def _parts(
     model: SpeechLM, *, batch: Batch, settings: OptimizerSection, device: str, weights_V: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     found = losses(model, batch, settings, device, weights_V)
-    return found.total, found.lm, found.ctc
+    return found.total, found.lm, found.ctc, found.voice
 
 
 def _row(step: int, means: Sequence[float], norm: float, rate: float) -> dict[str, float]:
-    loss, lm_loss, ctc_loss, speed = means
+    loss, lm_loss, ctc_loss, voice_loss, speed = means
     return {
         "step": step,
         "loss": round(loss, 4),
         "lm_loss": round(lm_loss, 4),
         "ctc_loss": round(ctc_loss, 4),
+        "voice_loss": round(voice_loss, 4),
         "norm": round(norm, 3),
         "rate": rate,
         "audio_s_per_s": round(speed, 1),

@@ -28,7 +28,7 @@ def score(figures: Mapping[str, float], best_by: str = "") -> float:
     Raises:
         UserError: no figure has that name.
     """
-    good = {name: 1 - value if "wer" in name else value for name, value in figures.items()}
+    good = {name: 1 - value if name.startswith("ctc_wer") else value for name, value in figures.items()}
     if best_by:
         if best_by not in good:
             raise UserError(f"run: best_by names '{best_by}'; the figures are {', '.join(good) or 'none'}")
@@ -49,6 +49,7 @@ class QuickEvaluation:
         *,
         asked: Sequence[Task] = (),
         told: Sequence[Example] = (),
+        label_vectors: int = 0,
         device: str,
         bf16: bool,
     ):
@@ -61,11 +62,13 @@ class QuickEvaluation:
             tasks: whose labels are compared.
             asked: tasks of requests without audio, whose tags are compared.
             told: texts that are told without audio, whose answers and translations are compared.
+            label_vectors: see `runtime.base.ModelSpec`.
             device: where.
             bf16: in which numbers.
         """
         self.records = sorted(records, key=lambda r: r.duration_s)
         self.cache, self.tokenizer, self.device, self.bf16 = cache, tokenizer, device, bf16
+        self.label_vectors = label_vectors
         self.tasks = [task for task in tasks if task.kind == "label"]
         self.requests = [Row(_ids(tokenizer, asking), (), _ids(tokenizer, tags)) for asking, tags in _requests(asked)]
         self.told: dict[str, list[Row]] = defaultdict(list)
@@ -138,11 +141,12 @@ class QuickEvaluation:
         keep = [i for i, record in enumerate(chunk) if task.id in record.labels]
         if not keep:
             return
+        counts_B = speech.vector_counts_B[keep]
         part = Speech(
             speech.encoded_BTE[keep],
             speech.encoded_lengths_B[keep],
             speech.vectors_BSD[keep],
-            speech.vector_counts_B[keep],
+            counts_B.clamp(max=self.label_vectors) if self.label_vectors else counts_B,
         )
         spelt = [_ids(self.tokenizer, f"<{label}>") for label in task.labels]
         prompt = _ids(self.tokenizer, task.tag)

@@ -135,8 +135,6 @@ def _prepare(
     for part, source in inputs.parts:
         take(model, part, source, tokenizer)
         say(f"{part}: from {source}")
-    if stage.mix.voice_only_share and model.config.projector.voice_mels is None:
-        raise UserError("mix: voice_only_share needs a model with a voice vector; set model.projector.voice_mels")
     if stage.lora is not None:
         adapted = lora.attach(model, stage.lora)
         say(f"adapters on {len(adapted)} layers, {adapted[0]} to {adapted[-1]}")
@@ -174,10 +172,25 @@ def _prepare(
         tasks,
         asked=asked,
         told=examples.to_answer(dev.records) if asked and stage.spec.ctc_transcript else (),
+        label_vectors=stage.spec.label_vectors,
         device=team.device,
         bf16=stage.optimizer.bf16,
     )
     return _Prepared(train, dev, model, loader, evaluate)
+
+
+def _check_whole(stage: Stage, config: ModelConfig) -> None:
+    """Refuse settings that speak of vectors which the model does not have."""
+    there, asked = config.projector.whole_vectors, stage.spec.label_vectors
+    wanted = [f"spec: label_vectors is {asked}"] if asked > there else []
+    if not there:
+        wanted += ["mix: voice_only_share is above 0"] if stage.mix.voice_only_share else []
+        wanted += ["optimizer: voice_weight is above 0"] if stage.optimizer.voice_weight else []
+    for setting in wanted:
+        raise UserError(
+            f"{setting}, and the model has {there} vectors of the whole utterance; set model.projector.voice_mels (one)"
+            " and pace (one), or leave it out"
+        )
 
 
 def _corpora(stage: Stage, beside: Path, folder: Path, inputs: Inputs) -> tuple[Corpus, Corpus]:
@@ -240,7 +253,8 @@ def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
     """The model a run begins with: random weights, or those of a checkpoint.
 
     Raises:
-        UserError: neither the stage nor a checkpoint says the sizes, or the two differ.
+        UserError: neither the stage nor a checkpoint says the sizes, or the two differ, or a setting speaks of vectors
+            that the model does not have.
     """
     if stage.model is None and start is None:
         raise UserError("the stage has no [model]: give a checkpoint to begin with (--from), e.g. one of zhiyin init")
@@ -252,10 +266,11 @@ def begin(stage: Stage, tokenizer: Tokenizer, start: Path | None) -> SpeechLM:
                 f"starting from {start}: its family is '{config.family}'; training speaks '{FAMILY}' only:"
                 f" make it with zhiyin init --family {FAMILY}"
             )
-        if not stage.fresh:
-            return checkpoint.load(start)[0]
     else:
         config = sizes(stage.model, tokenizer)
+    _check_whole(stage, config)
+    if stage.model is None and start is not None and not stage.fresh:
+        return checkpoint.load(start)[0]
     if "tokenizer" in stage.fresh:
         config = replace(config, decoder=replace(config.decoder, vocab_size=tokenizer.get_vocab_size()))
     model = build(config, stage.run.seed)

@@ -52,6 +52,8 @@ class SpecSection:
     max_window_s: float = 15.0
     max_tokens: int = 384
     ctc_transcript: bool = False
+    label_vectors: int = 0
+    request_alone: bool = False
     min_confidence: float = 0.0
     licence: str = ""
 
@@ -65,6 +67,8 @@ class OptimizerSection:
         accumulate: batches of each process behind a step; the loss is the mean over the batches.
         ctc_weight: share of the loss; 1 leaves the projector and the decoder as they are.
         label_weight: of a label in the language-model loss; a word piece has 1.
+        voice_weight: of the loss that makes `model.projector.Voice` and `Pace` point to what is known of speaker and
+            sound by themselves (`SpeechLM.voice_loss`); 0 leaves that to the decoder.
         train: parts that change, e.g. "decoder" or "projector.voice"; by default all, with [lora] only the adapters.
         bf16: compute in bfloat16; the weights that change stay float32.
         recompute: keep only what goes into each block, and compute the rest again for the gradient: less memory, a
@@ -81,6 +85,7 @@ class OptimizerSection:
     ctc_weight: float = 0.5
     label_smoothing: float = 0.05
     label_weight: float = 1.0
+    voice_weight: float = 0.0
     train: tuple[str, ...] = ()
     bf16: bool = True
     accumulate: int = 1
@@ -96,6 +101,8 @@ class OptimizerSection:
         for name in ("ctc_weight", "label_smoothing", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"optimizer: {name} is {getattr(self, name)}; it lies between 0 and 1")
+        if not 0 <= self.voice_weight < float("inf"):
+            raise UserError(f"optimizer: voice_weight is {self.voice_weight}; it must be at least 0")
         for name in ("peak_rate", "clip_norm", "label_weight"):
             if not getattr(self, name) > 0:
                 raise UserError(f"optimizer: {name} is {getattr(self, name)}; it must be more than 0")

@@ -64,6 +64,8 @@ def _spec(stage: Stage, config: ModelConfig) -> dict[str, object]:
         "max_tokens": spec.max_tokens,
         "time_step_s": stage.tokenizer.time_step_s,
         "ctc_transcript": spec.ctc_transcript,
+        "label_vectors": spec.label_vectors,
+        "request_alone": spec.request_alone,
         "min_confidence": spec.min_confidence,
         "can_follow_instructions": stage.mix.plain_share > 0,
         "licence": spec.licence,
