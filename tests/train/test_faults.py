@@ -198,6 +198,8 @@ def test_one_number_says_what_is_better() -> None:
     figures = {"ctc_wer": 0.25, "ctc_wer_fsdd": 0.9, "sgc": 0.5}
     assert quick.score(figures) == pytest.approx((0.75 + 0.5) / 2)
     assert quick.score(figures, "ctc_wer_fsdd") == pytest.approx(0.1)
+    answered = {**figures, "answer": 0.9}  # its name holds "wer", and it is no error
+    assert quick.score(answered) == pytest.approx((0.75 + 0.5 + 0.9) / 3)
     with pytest.raises(UserError, match="best_by names 'ser'; the figures are ctc_wer, ctc_wer_fsdd, sgc"):
         quick.score(figures, "ser")
 
