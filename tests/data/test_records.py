@@ -114,6 +114,10 @@ def test_words_move_with_silence_in_front_and_with_speed() -> None:
     mix = TaskMix(plain_share=0.0, extra_share=1.0)
     example = examples.make(only_times, mix, {}, random.Random(1), shift_s=0.3, speed=0.5, time_step_s=0.1)
     assert example.target == "<0.50>seven<1.10><1.30>three<2.10>"
+    cut = examples.make(
+        only_times, mix, {}, random.Random(1), shift_s=-0.2, time_step_s=0.1
+    )  # seven is from 0.1 to 0.4
+    assert cut.target == "<0.00>seven<0.20><0.30>three<0.70>"
 
 
 @pytest.fixture(scope="module")

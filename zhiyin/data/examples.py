@@ -98,7 +98,7 @@ def make(
         heard: what a CTC head hears, where the decoder is told it before it answers or translates (`misheard`). Of
             requests in plain language for that, half say the tags and nothing else, as the first pass in use does; the
             others are told these tags, what was heard, and say the rest.
-        shift_s: silence put in front of the audio; word times move by it.
+        shift_s: silence put in front of the audio, below 0 where some was cut off; word times move by it.
         speed: playing speed; word times shrink by it.
         time_step_s: resolution of word times.
     """
@@ -106,7 +106,8 @@ def make(
     chosen = _choose(record, mix, rng)
     tasks = table.with_labels(table.select(chosen), labels)
     words = tuple(
-        replace(w, start_s=w.start_s / speed + shift_s, end_s=w.end_s / speed + shift_s) for w in record.words
+        replace(w, start_s=max(0.0, w.start_s / speed + shift_s), end_s=max(0.0, w.end_s / speed + shift_s))
+        for w in record.words
     )
     truth = replace(record.truth, words=words)
     transcript = record.text
