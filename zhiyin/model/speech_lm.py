@@ -144,8 +144,9 @@ class SpeechLM(nn.Module):
             whole_KWD = speech.vectors_BSD[[row for row, _ in part], :count]
             scores = self.decoder.logits(self.decoder.norm(whole_KWD))[..., list(choices)].float()
             truth = torch.as_tensor([place for _, place in part], device=scores.device).repeat_interleave(count)
-            smooth = label_smoothing
-            total = total + fn.cross_entropy(scores.flatten(0, 1), truth, label_smoothing=smooth, reduction="sum")
+            total = total + fn.cross_entropy(
+                scores.flatten(0, 1), truth, label_smoothing=label_smoothing, reduction="sum"
+            )
             said += len(part) * count
         return total / max(1, said)
 
